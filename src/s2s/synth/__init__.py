@@ -1,0 +1,1 @@
+"""The procedural audio-visual set: scenes whose event times, kinds and strengths are known exactly."""
