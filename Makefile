@@ -1,0 +1,57 @@
+# Two commands do all set-up: `make demo` and `make test`. `make` alone lists the rest.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+# Where torch comes from. Empty: pip's own index. People who can reach it may want the CPU build:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test test-soak lint bench train-tiny train clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## virtual environment, torch, TorchServe, Java and ffmpeg (done once, by every target that needs it)
+
+$(READY): setup.py constraints.txt
+	@echo "Setting up $(VENV): about 5 GB with the default torch build, once."
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77.0.3"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'
+	@touch $(READY)
+
+demo: $(READY) ## the main job end to end: a silent clip through TorchServe and the gateway; prints where the result lies
+	$(BIN)/s2s demo --out var/demo
+
+serve: $(READY) ## the whole stack on http://127.0.0.1:9000 until Ctrl-C
+	$(BIN)/s2s serve
+
+test: $(READY) ## every test but the soak runs (under 25 minutes on 2 cores)
+	$(BIN)/python tests/setup_system.py
+	$(BIN)/ruff check src tests setup.py
+	$(BIN)/python -m pytest -m "not soak" $(TEST_ARGS)
+
+test-soak: $(READY) ## long chaos and fuzz runs, by hand and nightly
+	$(BIN)/python tests/setup_system.py
+	$(BIN)/python -m pytest -m soak $(TEST_ARGS)
+
+lint: $(READY) ## ruff
+	$(BIN)/ruff check src tests setup.py
+
+bench: $(READY) ## seconds by stage, memory, and the WaveNet engine beside plain PyTorch
+	$(BIN)/python -m s2s.bench
+
+train: $(READY) ## make the shipped bundle from nothing (hours on 2 cores; resumes where it stopped)
+	$(BIN)/s2s train all --recipe small --run-dir runs/small
+
+train-tiny: $(READY) ## the same chain in two minutes
+	$(BIN)/s2s train all --recipe tiny --run-dir runs/tiny
+
+clean: ## remove what the software made (not the virtual environment)
+	rm -rf var runs model_store/*.mar

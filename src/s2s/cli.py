@@ -1,0 +1,338 @@
+"""`s2s`: the command line. Parses, builds, calls, reports; every behaviour lives in the modules it imports.
+
+Exit codes: 0 done; 2 the file or the arguments are at fault (one clear line, no traceback); 1 our fault.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from s2s.config import settings
+from s2s.errors import InputError, S2SError
+from s2s.events import Progress as StageProgress
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Silence to Sound: gives a silent video sound that fits what is seen, at the moment it is seen.",
+)
+bundle_app = typer.Typer(no_args_is_help=True, help="Inspect, verify and import bundles of networks.")
+app.add_typer(bundle_app, name="bundle")
+
+out = Console()
+err = Console(stderr=True)
+
+VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv"}
+STAGE_WORDS = {
+    "probe": "Checking the file",
+    "frames": "Watching the picture",
+    "features": "Recognising what is seen",
+    "events": "Finding the moments",
+    "mel": "Composing the sound",
+    "vocode": "Making the waveform",
+    "mux": "Joining sound and picture",
+}
+
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder. Default: the one that ships.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+def main() -> None:
+    """Entry point of the `s2s` command."""
+    logging.basicConfig(level=settings().log_level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(standalone_mode=True)
+    except S2SError as exc:
+        _tell(exc)
+        sys.exit(2 if isinstance(exc, InputError) else 1)
+
+
+def _tell(exc: S2SError) -> None:
+    err.print(f"[bold red]Error[/]: {exc}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _stage_bar(enabled: bool):
+    """One line that names the stage and its true counts. Yields the `on_progress` callback."""
+    if not enabled:
+        yield lambda _: None
+        return
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[counts]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("Starting", total=1.0, counts="")
+
+        def show(progress: StageProgress) -> None:
+            bar.update(
+                task,
+                description=STAGE_WORDS[progress.stage],
+                completed=progress.fraction,
+                counts=f"{progress.step}/{progress.total}" if progress.total > 1 else "",
+            )
+
+        yield show
+
+
+@app.command()
+def generate(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A video (MP4, MOV, WebM), or a folder of videos.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Where the video with sound goes; a folder if IN is one."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another take of the same moments.")] = 0,
+    category: Annotated[
+        str | None, typer.Option(help="Kind of sound, e.g. drum. Default: recognised from the picture.")
+    ] = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "",
+    vocoder: Annotated[
+        str | None, typer.Option(help="wavenet or griffinlim. Default: the bundle's own choice.")
+    ] = None,
+    wav: Annotated[Path | None, typer.Option(help="Also write the uncompressed sound here.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw frames, mel spectrogram and events on one time line (PNG).")
+    ] = None,
+    mix_original: Annotated[
+        float,
+        typer.Option(
+            metavar="GAIN", min=0.0, max=4.0, help="Keep the clip's own sound at this gain under the new one."
+        ),
+    ] = 0.0,
+    offset_ms: Annotated[
+        float, typer.Option(min=-1000, max=1000, help="Move the sound later (+) or earlier (-).")
+    ] = 0.0,
+    gain_db: Annotated[float, typer.Option(min=-40, max=20, help="Louder (+) or quieter (-).")] = 0.0,
+    reencode: Annotated[
+        bool, typer.Option("--reencode", help="H.264 and AAC that play anywhere, instead of the untouched picture.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Give a video sound that fits what is seen. The picture is not touched."""
+    from s2s.pipeline import Options, SoundGenerator
+
+    jobs = _plan(source, output)
+    if len(jobs) > 1 and (wav or picture):
+        raise InputError("--wav and --picture take one video, not a folder.", code="bad_request")
+    generator = SoundGenerator.from_bundle(bundle or settings().bundle, device=device or settings().device)
+    options = Options(
+        seed=seed,
+        category=category,
+        vocoder=vocoder,
+        offset_ms=offset_ms,
+        gain_db=gain_db,
+        mix_original=mix_original,
+        reencode=reencode,
+    )
+    if source.is_dir():
+        _generate_folder(generator, jobs, options, as_json, quiet)
+        return
+    video, target = jobs[0]
+    with _stage_bar(not quiet and not as_json and err.is_terminal) as show:
+        sound = generator.generate_file(video, target, limits=settings().cli_limits, options=options, on_progress=show)
+    if wav:
+        from s2s.media.audio import write_wav
+
+        write_wav(wav, sound.waveform, sound.sample_rate)
+    if picture:
+        from s2s.picture import draw_result
+
+        draw_result(video, sound, picture)
+    if as_json:
+        print(json.dumps({"output": str(target), **sound.report()}, indent=2))
+    else:
+        _report(target, sound)
+
+
+def _plan(source: Path, output: Path | None) -> list[tuple[Path, Path]]:
+    """[(video, target)], checked before any work is done."""
+    if not source.exists():
+        raise InputError(f"{source} does not exist.", code="not_found", hint="Check the path.")
+    if source.is_dir():
+        videos = sorted(path for path in source.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+        if not videos:
+            raise InputError(
+                f"{source} holds no video.", code="not_a_video", hint=f"Looked for {', '.join(sorted(VIDEO_SUFFIXES))}."
+            )
+        folder = output or source.with_name(source.name + "-sound")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; a folder of videos needs a folder to go to.", code="bad_output")
+        if folder.resolve() == source.resolve():
+            raise InputError("OUT would overwrite IN.", code="bad_output", hint="Give another folder with -o.")
+        return [(video, folder / video.name) for video in videos]
+    target = output or source.with_name(f"{source.stem}.sound{source.suffix}")
+    if target.exists() and target.resolve() == source.resolve():
+        raise InputError("OUT would overwrite IN.", code="bad_output", hint="Give another name with -o.")
+    return [(source, target)]
+
+
+def _generate_folder(generator, jobs, options, as_json: bool, quiet: bool) -> None:
+    """One bar for all; a bad file is reported and does not stop the others. Exit code 2 if any failed."""
+    rows, failed = [], 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet or as_json or not err.is_terminal) as bar:
+        task = bar.add_task("Videos", total=len(jobs))
+        for index, (video, target) in enumerate(jobs):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                sound = generator.generate_file(
+                    video,
+                    target,
+                    limits=settings().cli_limits,
+                    options=options,
+                    on_progress=lambda p, index=index, video=video: bar.update(
+                        task, completed=index + p.fraction, description=video.name
+                    ),
+                )
+                rows.append({"input": str(video), "output": str(target), **sound.report()})
+            except InputError as exc:
+                failed += 1
+                rows.append({"input": str(video), "error": str(exc), "code": exc.code})
+            bar.update(task, completed=index + 1)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        table = Table("video", "kind", "events", "result")
+        for row in rows:
+            table.add_row(
+                Path(row["input"]).name,
+                *(
+                    (row["category"] or "-", str(len(row["events"])), row["output"])
+                    if "output" in row
+                    else ("", "", f"[red]{row['error']}")
+                ),
+            )
+        out.print(table)
+        out.print(f"{len(rows) - failed} of {len(rows)} videos got sound.", highlight=False)
+    if failed:
+        raise typer.Exit(2)
+
+
+def _report(target: Path, sound) -> None:
+    seconds = sum(sound.stage_seconds.values())
+    out.print(f"[bold]{target}[/]  {sound.duration_s:.1f} s of sound in {seconds:.1f} s", highlight=False)
+    if sound.category:
+        out.print(
+            f"Kind: {sound.category} ({sound.category_confidence:.0%} sure). Choose another with --category.",
+            highlight=False,
+        )
+    if sound.events:
+        shown = ", ".join(f"{event.time_s:.2f}" for event in sound.events[:12])
+        out.print(f"{len(sound.events)} events at {shown}{' ...' if len(sound.events) > 12 else ''} s", highlight=False)
+    for note in sound.notes:
+        out.print(note, highlight=False)
+
+
+@app.command()
+def payload(
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    category: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Print the JSON that the prediction endpoint takes: s2s payload clip.mp4 > input_payload.json"""
+    from s2s.wire import encode_file
+
+    if not video.is_file():
+        raise InputError(f"{video} does not exist.", code="not_found", hint="Check the path.")
+    body = {"file": encode_file(video.read_bytes()), "seed": seed, "category": category}
+    print(json.dumps({key: value for key, value in body.items() if value is not None}))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address the page and the gateway bind.")] = "",
+    port: Annotated[int, typer.Option(help="Their port; 0 picks a free one.")] = -1,
+    bundle: BundleOption = None,
+    device: DeviceOption = "",
+) -> None:
+    """Run the whole stack (model server, gateway, page) until Ctrl-C."""
+    from s2s.serving import serve as run
+
+    changes = {"host": host or None, "port": port if port >= 0 else None, "bundle": bundle, "device": device or None}
+    run(settings().model_copy(update={key: value for key, value in changes.items() if value is not None}))
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Option("--out", help="Where the demo's files go.")] = Path("var/demo")) -> None:
+    """The main job end to end on a silent clip: through the real gateway and model server, then stop them."""
+    from s2s.demo import run_demo
+
+    run_demo(folder, out)
+
+
+@bundle_app.command("info")
+def bundle_info(
+    path: Annotated[Path | None, typer.Argument(help="Bundle folder. Default: the one that ships.")] = None,
+) -> None:
+    """What a bundle is: networks, kinds, licence, training data, metrics."""
+    from s2s.bundle import read_manifest
+
+    print(read_manifest(path or settings().bundle).model_dump_json(indent=2))
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    path: Annotated[Path | None, typer.Argument(help="Bundle folder. Default: the one that ships.")] = None,
+) -> None:
+    """Check every file of a bundle against its sha256."""
+    from s2s.bundle import verify_bundle
+
+    verify_bundle(path or settings().bundle)
+    out.print("All files are whole.")
+
+
+@app.command()
+def evaluate(
+    reference: Annotated[Path, typer.Argument(metavar="REF", help="Video or sound file with the true sound.")],
+    candidates: Annotated[list[Path], typer.Argument(metavar="CAND...", help="Files whose sound is compared with it.")],
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """How well the sound of CAND is placed in time, against REF: strict and lag-corrected skill, onset F1."""
+    from s2s.evaluation.alignment import score_files
+
+    rows = {str(path): score_files(reference, path) for path in candidates}
+    if as_json:
+        print(json.dumps({name: score.to_dict() for name, score in rows.items()}, indent=2))
+        return
+    table = Table(
+        "file",
+        "skill",
+        "lag-corrected",
+        "lag ms",
+        "F1@50",
+        "F1@100",
+        "onsets ref/cand",
+        title="0 = chance, 1 = perfect. F1 alone says little: unrelated sounds reach .3 to .5.",
+    )
+    for name, s in rows.items():
+        table.add_row(
+            Path(name).name,
+            f"{s.strict_skill:.2f}",
+            f"{s.lag_corrected_skill:.2f}",
+            f"{s.best_lag_s * 1000:+.0f}",
+            f"{s.f1_50:.2f}",
+            f"{s.f1_100:.2f}",
+            f"{s.n_reference}/{s.n_candidate}",
+        )
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()
