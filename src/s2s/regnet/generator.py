@@ -1,0 +1,185 @@
+"""REGNET's generator: visual features -> mel (Chen et al. 2020, "Generating Visually Aligned Sound from Videos").
+
+Names inside the modules are the published state_dict and stay as they are. Four mel frames belong to a feature frame.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from s2s.regnet.config import RegNetConfig
+
+MEL_PER_FRAME = 4  # two transposed convolutions of stride 2
+
+
+def init_weights(module: nn.Module) -> None:
+    """Published: convolutions and linears N(0, 0.02) with zero bias; LSTM and batch norm as torch has them."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d | nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class ConvNorm(nn.Module):
+    """A 'same' convolution; only here because the published keys say `.conv`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int):
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel, padding=kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Encoder(nn.Module):
+    """(B, T, visual + z + condition) -> (B, T, encoder_dim)."""
+
+    def __init__(self, config: RegNetConfig):
+        super().__init__()
+        widths = [config.visual_dim + config.z_dim + config.condition_dim]
+        widths += [config.encoder_channels] * config.encoder_layers
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(ConvNorm(wide_in, wide_out, config.encoder_kernel), nn.BatchNorm1d(wide_out))
+            for wide_in, wide_out in pairwise(widths)
+        )
+        self.BiLSTM = nn.LSTM(widths[-1], config.lstm_dim, config.lstm_layers, batch_first=True, bidirectional=True)
+        self.BiLSTM_proj = nn.Linear(2 * config.lstm_dim, config.encoder_dim)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        for convolution in self.convolutions:
+            x = F.dropout(F.relu(convolution(x)), self.dropout, self.training)
+        x, _ = self.BiLSTM(x.transpose(1, 2))
+        return self.BiLSTM_proj(x)
+
+
+class AuxiliaryLast(nn.Module):
+    """(B, n_mels, 4T) -> (B, T, aux_dim): one vector of the whole mel, the backward direction's last state."""
+
+    def __init__(self, config: RegNetConfig):
+        super().__init__()
+        self.BiLSTM = nn.LSTM(config.n_mels, config.aux_dim, 2, batch_first=True, bidirectional=True)
+        self.BiLSTM_proj = nn.Linear(config.aux_dim, config.aux_dim)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        _, (hidden, _) = self.BiLSTM(mel.transpose(1, 2))
+        return self.BiLSTM_proj(hidden[-1]).unsqueeze(1).expand(-1, mel.shape[2] // MEL_PER_FRAME, -1)
+
+
+class AuxiliarySample(nn.Module):
+    """(B, n_mels, 4T) -> (B, T, aux_dim): states sampled every 32 mel frames. The published code tiles them in time."""
+
+    STEP = 32
+
+    def __init__(self, config: RegNetConfig):
+        super().__init__()
+        self.BiLSTM = nn.LSTM(config.n_mels, config.aux_dim // 2, 2, batch_first=True, bidirectional=True)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        states, _ = self.BiLSTM(mel.transpose(1, 2))
+        ahead, back = states.chunk(2, dim=2)
+        samples = torch.cat([ahead[:, 0::self.STEP], back[:, 1::self.STEP]], dim=2)
+        return samples.repeat(1, self.STEP // MEL_PER_FRAME, 1)[:, :mel.shape[2] // MEL_PER_FRAME]
+
+
+class AuxiliaryConv(nn.Module):
+    """(B, n_mels, 4T) -> (B, T, aux_dim) by two strided convolutions."""
+
+    def __init__(self, config: RegNetConfig):
+        super().__init__()
+        self.model = nn.Sequential(
+            nn.Conv1d(config.n_mels, 32, 3, stride=2, padding=1), nn.BatchNorm1d(32), nn.ReLU(),
+            nn.Conv1d(32, config.aux_dim, 3, stride=2, padding=1), nn.BatchNorm1d(config.aux_dim), nn.ReLU(),
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        return self.model(mel).transpose(1, 2)
+
+
+AUXILIARY = {"lstm_last": AuxiliaryLast, "lstm_sample": AuxiliarySample, "conv": AuxiliaryConv}
+
+
+class Decoder(nn.Module):
+    """(B, T, encoder + aux + condition) -> (B, n_mels, 4T)."""
+
+    def __init__(self, config: RegNetConfig):
+        super().__init__()
+        wide_in = config.encoder_dim + config.aux_dim + config.condition_dim
+        wide, n_mels = config.decoder_dim, config.n_mels
+        self.model = nn.Sequential(
+            nn.ConvTranspose1d(wide_in, wide, 4, stride=2, padding=1),
+            nn.BatchNorm1d(wide), nn.ReLU(),
+            nn.Conv1d(wide, wide, 5, padding=2), nn.BatchNorm1d(wide), nn.ReLU(),
+            nn.ConvTranspose1d(wide, n_mels, 4, stride=2, padding=1), nn.BatchNorm1d(n_mels), nn.ReLU(),
+            nn.Conv1d(n_mels, n_mels, 5, padding=2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x.transpose(1, 2))
+
+
+class Postnet(nn.Module):
+    """(B, n_mels, M) -> a correction of the same shape. Unlike Tacotron 2's it has no dropout."""
+
+    def __init__(self, config: RegNetConfig):
+        super().__init__()
+        widths = [config.n_mels, *[config.postnet_dim] * (config.postnet_layers - 1), config.n_mels]
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(ConvNorm(wide_in, wide_out, config.postnet_kernel), nn.BatchNorm1d(wide_out))
+            for wide_in, wide_out in pairwise(widths)
+        )
+
+    def forward(self, mel: Tensor) -> Tensor:
+        for convolution in self.convolutions[:-1]:
+            mel = torch.tanh(convolution(mel))
+        return self.convolutions[-1](mel)
+
+
+class Generator(nn.Module):
+    """Visual features, noise and explicit conditions -> mel.
+
+    `predict_mel` is inference and cannot see a mel. `forward` is training: the true mel passes through the
+    audio-forwarding regulariser, a bottleneck that takes up what the picture cannot tell (off-screen sound), so that
+    the visual path need not invent it. At inference its vector is zero, as in the paper.
+    """
+
+    def __init__(self, config: RegNetConfig = RegNetConfig()):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.auxiliary = AUXILIARY[config.aux_type](config) if config.aux_dim else None
+        self.decoder = Decoder(config)
+        self.postnet = Postnet(config)
+        init_weights(self)
+
+    def predict_mel(self, visual: Tensor, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """visual float32 (B, T, visual_dim), z (B, z_dim) ~ N(0, 1), condition (B, T, condition_dim)
+        -> float32 (B, n_mels, 4T), published scale, not clamped."""
+        aux = visual.new_zeros(*visual.shape[:2], self.config.aux_dim)
+        return self._mels(visual, aux, z, condition)[0]
+
+    def forward(self, visual: Tensor, mel_target: Tensor, z: Tensor,
+                condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `predict_mel`, with mel_target (B, n_mels, 4T) for the regulariser -> (mel_pred, mel_pre_postnet)."""
+        aux = self.auxiliary(mel_target) if self.auxiliary is not None else visual.new_zeros(*visual.shape[:2], 0)
+        return self._mels(visual, aux, z, condition)
+
+    def _mels(self, visual: Tensor, aux: Tensor, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        conditions = [with_condition(condition, self.config)] if self.config.condition_dim else []
+        noise = z.unsqueeze(1).expand(-1, visual.shape[1], -1)
+        encoded = self.encoder(torch.cat([visual, noise, *conditions], dim=2))
+        mel_pre_postnet = self.decoder(torch.cat([encoded, aux, *conditions], dim=2))
+        return mel_pre_postnet + self.postnet(mel_pre_postnet), mel_pre_postnet
+
+
+def with_condition(condition: Tensor | None, config: RegNetConfig) -> Tensor:
+    """The conditions of a net that needs them. Raises ValueError where the caller forgot: zeros would hide it."""
+    if condition is None or condition.shape[2] != config.condition_dim:
+        raise ValueError(f"this RegNet needs {config.condition_dim} condition channels a frame")
+    return condition
