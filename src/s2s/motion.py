@@ -1,0 +1,337 @@
+"""Grey frames -> what moved, where and when, on a 50 Hz grid: the input of the timing net and of the TSN flow stream.
+
+One streamed pass at the clip's own frame rate. Each frame pair gives dense flow (OpenCV DIS, fast preset, on about
+14,400 pixels), the camera's own shift, zoom and rotation are fitted robustly and removed, and what is left is pooled
+over 6 x 8 cells. Speeds are in short picture sides a second and samples lie on a fixed time grid, so neither picture
+size nor frame rate is an input of what follows. Memory grows by 1.3 kB a tick of the grid and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import cv2
+import numpy as np
+
+from s2s.spec import TIMING_RATE
+
+N_CELLS = 48
+WORK_AREA_PX = 14_400  # flow at a higher resolution placed events no better
+MIN_INTERVAL_S = 0.015  # frames closer than this (above 60 fps) are passed over
+MAX_INTERVAL_S = 0.2  # after a longer pause the picture changed at the end of the pause, not all along it
+MAX_REPEAT_S = 0.12  # a picture repeated for longer is a still scene, not a dropped frame
+REPEAT_GREY = 0.35  # mean change of the most changed cell, grey levels, below which a frame counts as repeated
+
+CELL_CHANNELS = (
+    "u", "v", "speed_mean", "speed_rms", "speed_max", "difference", "signed_difference",
+    "acceleration", "speed_drop", "difference_drop",
+)
+GLOBAL_CHANNELS = (
+    "camera_speed", "camera_zoom", "camera_turn", "speed_mean", "speed_max", "difference", "brightness_change",
+    "histogram_change", "camera_jolt", "speed_drop", "cells_moving",
+)
+_BASE = 7  # cell channels measured on each frame pair; the others are differences in time, made at the end
+_SUBTICKS = 4  # samples of the interpolated signal averaged into one tick
+
+
+@dataclass(frozen=True)
+class MotionFeatures:
+    """What a clip's picture did. Rows are ticks of the 50 Hz grid: row k is the mean over 20 ms around k/50 s."""
+
+    duration_s: float
+    cells: np.ndarray  # float32 (N50, 48, 10), CELL_CHANNELS, after the clip's gain and asinh
+    scene: np.ndarray  # float32 (N50, 11), GLOBAL_CHANNELS, likewise
+    activity: np.ndarray  # float32 (N50,) fastest cell's rms speed, short sides a second, before any gain
+    flow: np.ndarray | None = None  # float16 (T, h, w, 2) camera-free flow x, y; short sides a second
+
+    @property
+    def n_ticks(self) -> int:
+        return len(self.cells)
+
+
+def work_size(height: int, width: int) -> tuple[int, int]:
+    """Size (h, w) of the picture that flow is computed on: about 14,400 px, aspect kept, cells of equal size."""
+    rows, columns = cell_grid(height, width)
+    scale = math.sqrt(WORK_AREA_PX / (height * width))
+    return (max(4, round(height * scale / rows)) * rows, max(4, round(width * scale / columns)) * columns)
+
+
+def cell_grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the 48 cells: the longer side has eight."""
+    return (6, 8) if width >= height else (8, 6)
+
+
+class MotionExtractor:
+    """Collects `MotionFeatures` from frames pushed in time order; holds one small frame and the features so far.
+
+    flow_rate: rate in Hz at which camera-free flow is also kept for the TSN flow stream; None keeps none.
+    flow_size: (width, height) of the kept flow in pixels.
+    """
+
+    def __init__(self, flow_rate: Fraction | None = None, flow_size: tuple[int, int] = (48, 48)):
+        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._size: tuple[int, int] | None = None
+        self._grid = (6, 8)
+        self._previous: np.ndarray | None = None
+        self._previous_s = 0.0
+        self._cells = _TimeGrid(TIMING_RATE, (N_CELLS, _BASE))
+        self._scene = _TimeGrid(TIMING_RATE, (len(GLOBAL_CHANNELS) - 3,))
+        self._flow = _FlowGrid(flow_rate, flow_size) if flow_rate else None
+        self._still_flow: np.ndarray | None = None
+
+    def push(self, grey: np.ndarray, time_s: float) -> None:
+        """Adds one frame: uint8 (h, w), any size, at its time in seconds. Late or doubled time stamps are passed over."""
+        cv2.setNumThreads(1)  # the same samples on every machine, and no fight for cores
+        frame = self._fit(grey)
+        if self._previous is None:
+            self._previous, self._previous_s = frame, time_s
+            return
+        interval_s = time_s - self._previous_s
+        if interval_s < MIN_INTERVAL_S:
+            return
+        change = cv2.absdiff(frame, self._previous)
+        repeated = float(cv2.resize(change, self._grid[::-1], interpolation=cv2.INTER_AREA).max()) <= 1 and (
+            float(_pool_mean(change.astype(np.float32), self._grid).max()) < REPEAT_GREY
+        )
+        if repeated and interval_s < MAX_REPEAT_S:
+            return  # the next frame's motion then spans both intervals, at its true speed
+        start_s = max(self._previous_s, time_s - MAX_INTERVAL_S)
+        if start_s > self._previous_s:
+            self._add_still(self._previous_s, start_s)
+        if repeated:
+            self._add_still(start_s, time_s)
+        else:
+            self._add(frame, start_s, time_s)
+        self._previous, self._previous_s = frame, time_s
+
+    def finish(self, duration_s: float) -> MotionFeatures:
+        """Features of the whole clip on ceil(duration_s * 50) ticks, the clip's gain applied."""
+        n = max(1, math.ceil(duration_s * TIMING_RATE - 1e-6))
+        base = self._cells.take(n).astype(np.float32)
+        cells, activity = _finish_cells(base)
+        scene = _finish_scene(self._scene.take(n).astype(np.float32), base)
+        flow = None if self._flow is None else self._flow.take(duration_s)
+        return MotionFeatures(duration_s, cells, scene, activity, flow)
+
+    def _fit(self, grey: np.ndarray) -> np.ndarray:
+        if self._size is None:
+            self._size = work_size(*grey.shape)
+            self._grid = cell_grid(*grey.shape)
+        h, w = self._size
+        return grey if grey.shape == (h, w) else cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
+
+    def _add_still(self, start_s: float, end_s: float) -> None:
+        middle_s = (start_s + end_s) / 2
+        for knot_s in (start_s + 0.01, middle_s, end_s - 0.01):
+            self._cells.add(knot_s, 0.0)
+            self._scene.add(knot_s, 0.0)
+        if self._flow is not None:
+            self._flow.add(start_s, end_s, None)
+
+    def _add(self, frame: np.ndarray, start_s: float, end_s: float) -> None:
+        h, w = frame.shape
+        seconds = end_s - start_s
+        flow = self._dis.calc(self._previous, frame, None)
+        camera = fit_camera(flow, self._previous)
+        flow -= camera_flow(camera, h, w)
+        rate = 1.0 / (min(h, w) * seconds)  # pixels of this interval -> short sides a second
+        flow *= rate
+        x_shift, y_shift, zoom, turn = camera
+        # A pixel (x, y) of the previous frame is found at (x, y) + camera flow in this one.
+        cx, cy = (w - 1) / 2, (h - 1) / 2
+        matrix = np.array([[1 + zoom, -turn, x_shift - zoom * cx + turn * cy],
+                           [turn, 1 + zoom, y_shift - turn * cx - zoom * cy]])
+        steady = cv2.warpAffine(self._previous, matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)
+        difference = (frame.astype(np.float32) - steady) / (255.0 * seconds * 10.0)
+        speed_squared = flow[..., 0] ** 2 + flow[..., 1] ** 2
+        speed = np.sqrt(speed_squared)
+        size_difference = np.abs(difference)
+        planes = (flow[..., 0], flow[..., 1], speed, speed_squared, size_difference, difference)
+        u, v, mean, square, change, signed = (_pool_mean(np.ascontiguousarray(p), self._grid) for p in planes)
+        fastest = speed.reshape(self._grid[0], h // self._grid[0], self._grid[1], -1).max(axis=(1, 3))
+        cells = np.stack([u, v, mean, np.sqrt(square), fastest, change, signed], axis=-1).reshape(N_CELLS, _BASE)
+        histogram_change = np.abs(_histogram(frame) - _histogram(self._previous)).sum() / 2
+        scene = np.array([
+            x_shift * rate, y_shift * rate, zoom / seconds, turn / seconds,
+            mean.mean(), change.mean(), signed.mean(), histogram_change / (seconds * 10.0),
+        ])
+        middle_s = (start_s + end_s) / 2
+        self._cells.add(middle_s, cells)
+        self._scene.add(middle_s, scene)
+        if self._flow is not None:
+            self._flow.add(start_s, end_s, flow)
+
+
+def fit_camera(flow: np.ndarray, grey: np.ndarray) -> tuple[float, float, float, float]:
+    """Camera motion in dense flow: float32 (h, w, 2) px -> shift x, shift y (px), zoom and turn (per px from centre).
+
+    Iteratively reweighted least squares (Cauchy weights, scale from the median residual) on every fourth pixel,
+    pixels with texture counting more. What moves against the background is an outlier and hardly counts.
+    """
+    h, w = grey.shape
+    sample = flow[2::4, 2::4].reshape(-1, 2).astype(np.float64)
+    gx = cv2.Sobel(grey, cv2.CV_16S, 1, 0)[2::4, 2::4].ravel().astype(np.float64)
+    gy = cv2.Sobel(grey, cv2.CV_16S, 0, 1)[2::4, 2::4].ravel().astype(np.float64)
+    texture = gx * gx + gy * gy
+    trust = 0.02 + texture / (texture + 900.0)
+    y, x = np.mgrid[2:h:4, 2:w:4].astype(np.float64)
+    x, y = x.ravel() - (w - 1) / 2, y.ravel() - (h - 1) / 2
+    ux, uy = sample[:, 0], sample[:, 1]
+    median = np.median(sample[trust > np.median(trust)], axis=0) if len(sample) else np.zeros(2)
+    theta = np.array([median[0], median[1], 0.0, 0.0])
+    for _ in range(4):
+        rx = ux - (theta[0] + theta[2] * x - theta[3] * y)
+        ry = uy - (theta[1] + theta[2] * y + theta[3] * x)
+        residual = rx * rx + ry * ry
+        scale = max(0.04, 2.0 * float(np.median(residual)))
+        weight = trust / (1.0 + residual / scale)
+        # Normal equations of the four-parameter similarity, written out.
+        total, wx, wy = weight.sum(), (weight * x).sum(), (weight * y).sum()
+        rr = (weight * (x * x + y * y)).sum()
+        left = np.array([[total, 0, wx, -wy], [0, total, wy, wx], [wx, wy, rr, 0], [-wy, wx, 0, rr]])
+        right = np.array([(weight * ux).sum(), (weight * uy).sum(),
+                          (weight * (x * ux + y * uy)).sum(), (weight * (x * uy - y * ux)).sum()])
+        theta = np.linalg.solve(left + 1e-6 * np.eye(4), right)
+    return tuple(float(value) for value in theta)
+
+
+def camera_flow(camera: tuple[float, float, float, float], h: int, w: int) -> np.ndarray:
+    """The flow of a camera motion as `fit_camera` gives it: float32 (h, w, 2) px."""
+    shift_x, shift_y, zoom, turn = camera
+    x = (np.arange(w, dtype=np.float32) - (w - 1) / 2)[None, :]
+    y = (np.arange(h, dtype=np.float32) - (h - 1) / 2)[:, None]
+    return np.stack([shift_x + zoom * x - turn * y, shift_y + zoom * y + turn * x], axis=-1).astype(np.float32)
+
+
+def _pool_mean(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(plane, grid[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _histogram(grey: np.ndarray) -> np.ndarray:
+    counts = np.bincount((grey >> 4).ravel(), minlength=16)
+    return counts / grey.size
+
+
+def _finish_cells(base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (N, 48, 7) -> float32 (N, 48, 10) after gain and asinh, and the activity float32 (N,)."""
+    rms, change = base[..., 3], base[..., 5]
+    activity = rms.max(axis=1)
+    speed_gain = _gain(activity, floor=0.04)
+    change_gain = _gain(change.max(axis=1), floor=0.008)
+    scaled = base.copy()
+    scaled[..., :5] /= speed_gain
+    scaled[..., 5:] /= change_gain
+    acceleration = np.hypot(_step(scaled[..., 0]), _step(scaled[..., 1]))
+    speed_drop = np.maximum(0.0, -_step(scaled[..., 3]))
+    change_drop = np.maximum(0.0, -_step(scaled[..., 5]))
+    cells = np.concatenate([scaled, np.stack([acceleration, speed_drop, change_drop], axis=-1)], axis=-1)
+    return np.arcsinh(cells), activity
+
+
+def _finish_scene(scene: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """float32 (N, 8) and the cells' float32 (N, 48, 7) -> float32 (N, 11), GLOBAL_CHANNELS."""
+    shift = scene[:, :2]
+    camera = np.linalg.norm(shift, axis=1)
+    jolt = np.linalg.norm(_step(shift), axis=1)
+    rms = base[..., 3]
+    fastest = rms.max(axis=1)
+    speed_gain, change_gain = _gain(fastest, floor=0.04), _gain(base[..., 5].max(axis=1), floor=0.008)
+    moving = (rms > 0.5 * speed_gain).mean(axis=1) * 4.0
+    columns = [
+        camera / 0.1, scene[:, 2] / 0.1, scene[:, 3] / 0.1, scene[:, 4] / speed_gain, fastest / speed_gain,
+        scene[:, 5] / change_gain, scene[:, 6] / change_gain, scene[:, 7] / 0.2, jolt / 0.1,
+        np.maximum(0.0, -_step(scene[:, 4])) / speed_gain, moving,
+    ]
+    return np.arcsinh(np.stack(columns, axis=1)).astype(np.float32)
+
+
+def _gain(values: np.ndarray, floor: float) -> float:
+    """The clip's own scale: its 80th percentile, kept up by rare strong motion and by what noise reaches (`floor`)."""
+    p80, p99 = np.percentile(values, [80, 99])
+    return float(max(p80, 0.2 * p99, floor))
+
+
+def _step(values: np.ndarray) -> np.ndarray:
+    """Change over two ticks (40 ms), centred, same length."""
+    padded = np.concatenate([values[:1], values, values[-1:]])
+    return padded[2:] - padded[:-2]
+
+
+class _TimeGrid:
+    """Knots at any times -> means over ticks of the linear interpolation, kept as float16."""
+
+    def __init__(self, rate: int, shape: tuple[int, ...]):
+        self._sub_rate = rate * _SUBTICKS
+        self._shape = shape
+        self._rows: list[np.ndarray] = []
+        self._sum = np.zeros(shape, np.float64)
+        self._next = 0  # index of the next sub-sample; number i lies at (i - 1.5) / sub_rate seconds
+        self._knot_s: float | None = None
+        self._knot = np.zeros(shape, np.float64)
+
+    def add(self, knot_s: float, value: np.ndarray | float) -> None:
+        value = np.broadcast_to(np.asarray(value, np.float64), self._shape)
+        if self._knot_s is None:
+            self._fill(knot_s, value, value)  # before the first knot its value holds
+        elif knot_s > self._knot_s:
+            self._fill(knot_s, self._knot, value)
+        self._knot_s, self._knot = knot_s, value
+
+    def _fill(self, until_s: float, start: np.ndarray, end: np.ndarray) -> None:
+        begin_s = self._knot_s if self._knot_s is not None else until_s - 1.0
+        while (at_s := (self._next - 1.5) / self._sub_rate) <= until_s:
+            share = min(1.0, max(0.0, (at_s - begin_s) / (until_s - begin_s)))
+            self._put(start + share * (end - start))
+
+    def _put(self, sample: np.ndarray) -> None:
+        self._sum += sample
+        self._next += 1
+        if self._next % _SUBTICKS == 0:
+            self._rows.append((self._sum / _SUBTICKS).clip(-6e4, 6e4).astype(np.float16))
+            self._sum = np.zeros(self._shape, np.float64)
+
+    def take(self, n: int) -> np.ndarray:
+        """The first n ticks, float16 (n, ...); the last value holds for a twentieth of a second, then nothing moves."""
+        if self._knot_s is not None:
+            hold = self._knot
+            self.add(self._knot_s + 0.05, hold)
+            self.add(self._knot_s + 0.02, 0.0)
+        while len(self._rows) < n:
+            self._put(np.zeros(self._shape))
+        return np.stack(self._rows[:n])
+
+
+class _FlowGrid:
+    """Camera-free flow averaged between ticks of the feature rate, at a small size, kept as float16."""
+
+    def __init__(self, rate: Fraction, size: tuple[int, int]):
+        self._rate, self._size = rate, size
+        self._sum = np.zeros((size[1], size[0], 2), np.float32)
+        self._rows: list[np.ndarray] = []
+
+    def add(self, start_s: float, end_s: float, flow: np.ndarray | None) -> None:
+        """flow: float32 (h, w, 2) a second over the interval, or None for none."""
+        small = None if flow is None else cv2.resize(flow, self._size, interpolation=cv2.INTER_AREA)
+        at_s = start_s
+        while at_s < end_s:
+            close_s = float((len(self._rows) + 1) / self._rate)
+            until_s = min(end_s, close_s)
+            if small is not None and until_s > at_s:
+                self._sum += small * np.float32((until_s - at_s) * float(self._rate))
+            if close_s <= end_s:
+                self._close()
+            at_s = max(at_s, until_s)
+            if close_s > end_s:
+                break
+
+    def _close(self) -> None:
+        self._rows.append(self._sum.astype(np.float16))
+        self._sum = np.zeros_like(self._sum)
+
+    def take(self, duration_s: float) -> np.ndarray:
+        n = max(1, math.ceil(Fraction(duration_s).limit_denominator(10**9) * self._rate))
+        while len(self._rows) < n:
+            self._close()
+        return np.stack(self._rows[:n])
