@@ -6,6 +6,7 @@ never read from the environment.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Limits(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Places and switches, from `S2S_*` environment variables. Every field is documented in the README (a test holds it)."""
+    """Places and switches, from `S2S_*` environment variables. The README documents every field (a test holds it)."""
 
     model_config = SettingsConfigDict(env_prefix="S2S_", frozen=True, extra="ignore")
 
@@ -50,11 +51,26 @@ class Settings(BaseSettings):
     port: int = Field(9000, description="port of the gateway and the page")
     model_server_url: str = Field("http://127.0.0.1:8080", description="TorchServe's inference address")
     model_name: str = Field("s2s", description="name of the model at TorchServe")
+    model_workers: int = Field(1, ge=1, description="TorchServe workers: clips worked on at once")
+    metrics_port: int = Field(8082, description="TorchServe's Prometheus port; 0 picks a free one")
+    grpc_port: int = Field(7070, description="TorchServe's gRPC takes this port and the next; 0: free ones")
+    response_timeout_s: int = Field(120, ge=3, description="a model worker silent for so long is restarted, seconds")
+    stall_timeout_s: int = Field(600, ge=3, description="no true progress for so long: hung, seconds")
+    cancel_dir: Path | None = Field(None, description="cancel flags, shared by gateway and model server")
+    page_dir: Path = Field(REPO_ROOT / "src" / "frontend_simple", description="the static page that the gateway serves")
+    lease_s: float = Field(30.0, gt=0, description="a running job that is silent for so long is taken over, seconds")
+    max_attempts: int = Field(3, ge=1, description="tries of a job whose worker is lost")
+    max_queued: int = Field(100, ge=1, description="jobs that may wait; above it new ones are refused with 503")
+    result_ttl_s: float = Field(86_400.0, gt=0, description="finished jobs and their files are kept so long, seconds")
     http_max_bytes: int = Field(50_000_000, description="largest upload over HTTP, bytes")
     http_max_duration_s: float = Field(120.0, description="longest upload over HTTP, seconds")
     cli_max_bytes: int = Field(2_000_000_000, description="largest file on the command line, bytes")
     cli_max_duration_s: float = Field(600.0, description="longest file on the command line, seconds")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    def environment(self) -> dict[str, str]:
+        """These settings as `S2S_*` variables, for a child process."""
+        return {f"S2S_{name.upper()}": str(value) for name, value in self if value is not None}
 
     @property
     def http_limits(self) -> Limits:
@@ -63,6 +79,11 @@ class Settings(BaseSettings):
     @property
     def cli_limits(self) -> Limits:
         return Limits(max_bytes=self.cli_max_bytes, max_duration_s=self.cli_max_duration_s)
+
+
+def process_environment(**changes: str) -> dict[str, str]:
+    """This process's environment with `changes`, for a child process."""
+    return {**os.environ, **changes}
 
 
 @lru_cache(maxsize=1)

@@ -1,20 +1,27 @@
 """JSON between gateway and model server, and the one table from error codes to HTTP status numbers.
 
-Request   {"file": "<base64>", "seed"?: int, "category"?: str, "stream"?: bool} or the same inside a list of one.
-Answer    {"status": "success", "video": "<base64 mp4>", ...GenerationReport}
+Request   {"file": "<base64>", "seed"?: int, "category"?: str, "stream"?: bool}, or the same inside a list of one, or
+          the video's own bytes with the options in x-s2s-* headers (what the gateway sends: no third more bytes).
+          Accept: application/x-ndjson asks for the streamed answer too.
+Answer    {"status": "success", "video": "<base64>", ...GenerationReport}
 Streamed  NDJSON lines: {"event": "progress", ...Progress} *, {"event": "chunk", "index": i, "data": "<base64>"} *,
-          then exactly one of {"event": "done", ...GenerationReport} and {"event": "error", ...Problem}.
-          A stream that ends without either was cut off.
+          then exactly one of {"event": "done", "video_bytes": n, "video_sha256": hex, "container": "mp4" | "mov" |
+          "webm", ...GenerationReport} and {"event": "error", ...Problem}. A stream without either was cut off.
+Cancel    TorchServe tells no handler that its client has gone. A request that carries x-s2s-request-id is stopped by a
+          file of that name in the directory S2S_CANCEL_DIR.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,15 +29,19 @@ from s2s.config import Limits
 from s2s.errors import InputError, S2SError, UpstreamError
 from s2s.events import Progress
 
-CHUNK_BYTES = 1_000_000  # of video in one NDJSON line; a part above TorchServe's max_response_size kills its worker
+CHUNK_BYTES = 750_000  # of video in one NDJSON line, 1 MB as base64; a part above max_response_size kills the worker
+NDJSON = "application/x-ndjson"
+SEED_HEADER, CATEGORY_HEADER, REQUEST_ID_HEADER = "x-s2s-seed", "x-s2s-category", "x-s2s-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # becomes a file name
 
 STATUS_OF_CODE: dict[str, int] = {
     "bad_input": 422, "bad_request": 400, "bad_base64": 400, "too_large": 413, "not_a_video": 415,
     "unsupported_container": 415, "unsupported_codec": 415, "no_video_track": 422, "truncated": 422, "too_long": 422,
     "too_short": 422, "picture_too_large": 422, "too_many_frames": 422, "external_reference": 422, "bad_output": 422,
-    "unknown_category": 422, "not_found": 404, "not_ready": 409, "gone": 410, "canceled": 409,
-    "bad_artifact": 500, "processing_failed": 500, "internal": 500,
-    "upstream_failed": 502, "upstream_busy": 503, "upstream_unavailable": 503, "upstream_timeout": 504,
+    "unknown_category": 422, "not_found": 404, "method_not_allowed": 405, "not_ready": 409, "canceled": 409,
+    "gone": 410, "unsupported_media_type": 415, "bad_artifact": 500, "processing_failed": 500, "internal": 500,
+    "worker_lost": 502, "upstream_failed": 502, "upstream_busy": 503, "upstream_unavailable": 503, "queue_full": 503,
+    "upstream_timeout": 504,
 }
 
 
@@ -63,9 +74,62 @@ class PredictionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     file: str = Field(description="the video, base64")
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="another seed is another take")
+    category: str | None = Field(None, max_length=100, description="kind of sound; null: recognised from the picture")
+    stream: bool = Field(False, description="answer with NDJSON progress lines")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One parsed request to the model server."""
+
+    file: bytes
+    seed: int = 0
     category: str | None = None
     stream: bool = False
+    request_id: str | None = None
+
+
+def request_headers(request_id: str, seed: int, category: str | None) -> dict[str, str]:
+    """Headers of a request whose body is the video itself and whose answer is to be streamed."""
+    headers = {"content-type": "application/octet-stream", "accept": NDJSON, REQUEST_ID_HEADER: request_id,
+               SEED_HEADER: str(seed)}
+    return headers if category is None else headers | {CATEGORY_HEADER: quote(category)}
+
+
+def parse_prediction(body: Any, headers: Mapping[str, str], limits: Limits) -> Prediction:
+    """What a model server was sent -> Prediction. `body`: parsed JSON, text, or bytes (JSON or a video); header names
+    in any case. Raises InputError with codes bad_request, bad_base64 or too_large."""
+    headers = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    stream = NDJSON in headers.get("accept", "")
+    request_id = headers.get(REQUEST_ID_HEADER)
+    if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
+        raise InputError(f"Header {REQUEST_ID_HEADER} is not an id.", code="bad_request",
+                         hint="Use up to 100 letters, digits, dots, dashes and underscores.")
+    if isinstance(body, bytes | bytearray) and not _looks_like_json(body, headers.get("content-type", "")):
+        if not body:
+            raise InputError("The body is empty.", code="bad_request", hint='Send {"file": "<base64 video>"}.')
+        if len(body) > limits.max_bytes:
+            raise too_large(limits)
+        category = headers.get(CATEGORY_HEADER)
+        request = _validated({"file": "", "seed": headers.get(SEED_HEADER, 0),
+                              "category": None if category is None else unquote(category)})
+        return Prediction(bytes(body), request.seed, request.category, stream, request_id)
+    if isinstance(body, str | bytes | bytearray):
+        try:
+            body = json.loads(body)
+        except (ValueError, RecursionError) as exc:
+            raise InputError("The body is not valid JSON.", code="bad_request",
+                             hint='Send {"file": "<base64 video>"}, or the video itself as video/mp4.') from exc
+    request, file = parse_request(body, limits)
+    return Prediction(file, request.seed, request.category, stream or request.stream, request_id)
+
+
+def _looks_like_json(body: bytes | bytearray, content_type: str) -> bool:
+    """No video container starts with a brace or a bracket, so a missing content type does no harm."""
+    if "json" in content_type.lower() or content_type.lower().startswith("text/"):
+        return True
+    return bytes(body[:64]).lstrip()[:1] in (b"{", b"[")
 
 
 def parse_request(body: Any, limits: Limits) -> tuple[PredictionRequest, bytes]:
@@ -77,14 +141,18 @@ def parse_request(body: Any, limits: Limits) -> tuple[PredictionRequest, bytes]:
         body = body[0]
     if not isinstance(body, dict):
         raise InputError("The body is not a JSON object.", code="bad_request", hint='Send {"file": "<base64 video>"}.')
+    request = _validated(body)
+    return request, decode_file(request.file, limits)
+
+
+def _validated(body: dict) -> PredictionRequest:
     try:
-        request = PredictionRequest.model_validate(body)
+        return PredictionRequest.model_validate(body)
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise InputError(f"Field {where}: {first['msg']}.", code="bad_request",
-                         hint='Fields are file (base64), seed, category and stream.') from exc
-    return request, decode_file(request.file, limits)
+                         hint="Fields are file (base64), seed, category and stream.") from exc
 
 
 def decode_file(text: str, limits: Limits) -> bytes:
@@ -116,11 +184,13 @@ def progress_line(progress: Progress) -> str:
 
 def chunk_lines(video: bytes) -> Iterator[str]:
     for index, start in enumerate(range(0, len(video), CHUNK_BYTES)):
-        yield json.dumps({"event": "chunk", "index": index, "data": encode_file(video[start:start + CHUNK_BYTES])}) + "\n"
+        data = encode_file(video[start:start + CHUNK_BYTES])
+        yield json.dumps({"event": "chunk", "index": index, "data": data}) + "\n"
 
 
-def done_line(report: dict) -> str:
-    return json.dumps({"event": "done", **report}) + "\n"
+def done_line(report: dict, video: bytes, container: str) -> str:
+    seal = {"video_bytes": len(video), "video_sha256": hashlib.sha256(video).hexdigest(), "container": container}
+    return json.dumps({"event": "done", **seal, **report}) + "\n"
 
 
 def error_line(problem: Problem) -> str:
@@ -140,7 +210,7 @@ def parse_line(line: str) -> StreamEvent:
     try:
         data = json.loads(line)
         event = data.pop("event")
-    except (ValueError, AttributeError, KeyError) as exc:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as exc:
         raise UpstreamError("The model server answered with something unreadable.") from exc
     if event not in ("progress", "chunk", "done", "error"):
         raise UpstreamError(f"The model server sent an unknown event {event!r}.")
