@@ -27,7 +27,10 @@ def run_demo(folder: Path, out: Console, clip: Path = DEMO_CLIP) -> Path:
     result = folder / "with-sound.mp4"
     out.print(f"Silent clip: {clip}", highlight=False)
     out.print("Starting the model server and the gateway (about 20 s) ...", highlight=False)
-    with running_stack(settings(), data_dir=folder / "stack") as stack, httpx.Client(base_url=stack.url, timeout=60) as http:
+    with (
+        running_stack(settings(), data_dir=folder / "stack") as stack,
+        httpx.Client(base_url=stack.url, timeout=60) as http,
+    ):
         with clip.open("rb") as file:
             job = _accepted(http.post("/v1/jobs", files={"file": (clip.name, file, "video/mp4")}))
         job = _follow(http, job, out)
@@ -41,8 +44,11 @@ def run_demo(folder: Path, out: Console, clip: Path = DEMO_CLIP) -> Path:
     events = job["report"]["events"]
     out.print(f"[bold]Video with sound:[/] {result.resolve()}", highlight=False)
     out.print(f"[bold]Picture of it:[/]    {picture.resolve()}", highlight=False)
-    out.print(f"{len(events)} events, kind: {job['report']['category']}. The stack is stopped again; `make serve` keeps it "
-              "running.", highlight=False)
+    out.print(
+        f"{len(events)} events, kind: {job['report']['category']}. The stack is stopped; `make serve` keeps it "
+        "running.",
+        highlight=False,
+    )
     return result
 
 
@@ -54,7 +60,9 @@ def _accepted(answer: httpx.Response) -> dict:
 
 def _follow(http: httpx.Client, job: dict, out: Console) -> dict:
     """Reads the job's event stream to its end; returns the last state of the job."""
-    bar = Progress(TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), console=out)
+    bar = Progress(
+        TextColumn("{task.description:<12}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), console=out
+    )
     with bar, http.stream("GET", job["links"]["events"], timeout=300) as stream:
         task = bar.add_task("queued", total=1.0)
         name = ""
@@ -77,7 +85,17 @@ def _draw(video: Path, report: dict, picture: Path) -> None:
     from s2s.pipeline import GeneratedSound
 
     waveform = read_audio(video, report["sample_rate"])  # what a person hears, after the codec
-    draw_result(video, GeneratedSound(
-        waveform=waveform, sample_rate=report["sample_rate"], mel=mel_spectrogram(waveform),
-        events=[SoundEvent(**event) for event in report["events"]], category=report["category"],
-        category_confidence=report["category_confidence"], duration_s=report["duration_s"], seed=report["seed"]), picture)
+    draw_result(
+        video,
+        GeneratedSound(
+            waveform=waveform,
+            sample_rate=report["sample_rate"],
+            mel=mel_spectrogram(waveform),
+            events=[SoundEvent(**event) for event in report["events"]],
+            category=report["category"],
+            category_confidence=report["category_confidence"],
+            duration_s=report["duration_s"],
+            seed=report["seed"],
+        ),
+        picture,
+    )

@@ -34,7 +34,8 @@ def draw_result(video: Path, sound: GeneratedSound, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (top, middle, bottom) = plt.subplots(
-        3, 1, figsize=(12, 6.4), sharex=True, height_ratios=(1.25, 2.2, 1), layout="constrained")
+        3, 1, figsize=(12, 6.4), sharex=True, height_ratios=(1.25, 2.2, 1), layout="constrained"
+    )
     pictures = thumbnails(video)
     step = sound.duration_s / max(1, len(pictures))
     for index, picture in enumerate(pictures):
@@ -42,8 +43,15 @@ def draw_result(video: Path, sound: GeneratedSound, path: Path) -> None:
         width = min(step * 0.97, step * aspect / 1.2)
         top.imshow(picture, extent=(index * step, index * step + width, 0, 1), aspect="auto", interpolation="bilinear")
     top.set(ylim=(0, 1), yticks=[], ylabel="picture")
-    middle.imshow(sound.mel, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=1,
-                  extent=(0, sound.mel.shape[1] * 256 / sound.sample_rate, 0, sound.mel.shape[0]))
+    middle.imshow(
+        sound.mel,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=0,
+        vmax=1,
+        extent=(0, sound.mel.shape[1] * 256 / sound.sample_rate, 0, sound.mel.shape[0]),
+    )
     middle.set_ylabel("mel band")
     times = np.arange(len(sound.waveform)) / sound.sample_rate
     bottom.plot(times, sound.waveform, linewidth=0.4, color="#335")

@@ -1,19 +1,38 @@
 """READ FIRST. The product as code: a silent clip in, the same clip with fitting sound out.
 
     generator = SoundGenerator.from_bundle(path, device="cpu")
-    result = generator.generate_file("clip.mp4", "out.mp4", seed=0)
+    sound = generator.generate_file("clip.mp4", "out.mp4", limits=settings().cli_limits)
     # probe -> frames -> flow -> TSN features -> events -> mel (RegNet) -> waveform (WaveNet) -> mux
+
+The clip's own sound is never looked at before the new one is finished.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from s2s.bundle import Bundle, load_bundle
+from s2s.conditioning import choose_take, condition
 from s2s.config import Limits
-from s2s.events import OnProgress, ShouldStop, SoundEvent, ignore_progress, never_stop
+from s2s.errors import Canceled, InputError
+from s2s.events import OnProgress, Progress, ShouldStop, SoundEvent, Stage, ignore_progress, never_stop
+from s2s.features import Seen, watch
+from s2s.media.audio import finish, read_audio
+from s2s.media.mux import add_sound, check_output
+from s2s.media.probe import MediaInfo, probe
+from s2s.timing.detect import find_events
+from s2s.vocode import METHODS, vocode
+
+WINDOW_S = 20.0  # of feature frames that RegNet sees at once
+OVERLAP_S = 2.0  # shared by two windows and cross-faded
+ROOM_TONE_NOTE = "No event was found in the picture; the sound is quiet room tone."
 
 
 @dataclass(frozen=True)
@@ -39,15 +58,19 @@ class GeneratedSound:
     category_confidence: float  # 0 .. 1; 1 where the person chose
     duration_s: float  # of the video
     seed: int
-    notes: list[str] = field(default_factory=list)  # e.g. "No event was found; the sound is quiet room tone."
+    notes: list[str] = field(default_factory=list)  # sentences for a person, e.g. ROOM_TONE_NOTE
     stage_seconds: dict[str, float] = field(default_factory=dict)  # wall seconds by stage
 
     def report(self) -> dict:
         """What travels beside the video: JSON, without the samples."""
         return {
-            "duration_s": round(self.duration_s, 4), "sample_rate": self.sample_rate, "seed": self.seed,
-            "category": self.category, "category_confidence": round(self.category_confidence, 4),
-            "events": [event.to_dict() for event in self.events], "notes": self.notes,
+            "duration_s": round(self.duration_s, 4),
+            "sample_rate": self.sample_rate,
+            "seed": self.seed,
+            "category": self.category,
+            "category_confidence": round(self.category_confidence, 4),
+            "events": [event.to_dict() for event in self.events],
+            "notes": self.notes,
             "stage_seconds": {stage: round(seconds, 3) for stage, seconds in self.stage_seconds.items()},
         }
 
@@ -55,17 +78,251 @@ class GeneratedSound:
 class SoundGenerator:
     """Loaded once, used for many clips. A request's state is local to `generate`."""
 
+    def __init__(self, bundle: Bundle, device: str = "cpu"):
+        self._bundle, self._device = bundle, device
+        self._clip = bundle.manifest.clip
+        self.categories: tuple[str, ...] = tuple(bundle.manifest.categories)
+
     @classmethod
     def from_bundle(cls, path: Path, device: str = "cpu") -> SoundGenerator:
         """Raises ArtifactError when the bundle is missing, damaged or of another version."""
-        raise NotImplementedError
+        return cls(load_bundle(path, device), device)
 
-    def generate(self, video: Path, *, limits: Limits, options: Options = Options(), on_progress: OnProgress = ignore_progress,
-                 should_stop: ShouldStop = never_stop) -> GeneratedSound:
+    def generate(
+        self,
+        video: Path | MediaInfo,
+        *,
+        limits: Limits,
+        options: Options = Options(),
+        on_progress: OnProgress = ignore_progress,
+        should_stop: ShouldStop = never_stop,
+    ) -> GeneratedSound:
         """Raises InputError (the file or the options), Canceled, ProcessingError."""
-        raise NotImplementedError
+        self._check(options)
+        clock = _Clock(on_progress, should_stop)
+        info = video
+        if not isinstance(info, MediaInfo):
+            with clock.stage(Stage.PROBE):
+                info = probe(video, limits)
+        with clock.stage(Stage.FRAMES):  # FEATURES is part of the same pass
+            seen = watch(
+                info,
+                self._bundle.networks.get("tsn_rgb"),
+                self._bundle.networks.get("tsn_flow"),
+                self._clip,
+                limits=limits,
+                device=self._device,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+        with clock.stage(Stage.EVENTS):
+            kinds, category, confidence = self._recognise(seen, options.category)
+            events = self._find_events(seen, category)
+        with clock.stage(Stage.MEL):
+            mel = self._predict_mel(seen, events, kinds, category, options.seed, should_stop)
+        with clock.stage(Stage.VOCODE):
+            waveform = vocode(
+                mel,
+                self._bundle.networks.get("vocoder"),
+                seed=options.seed,
+                method=options.vocoder or self._bundle.manifest.default_vocoder,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+        rate = self._clip.mel.sample_rate
+        waveform = _shift(waveform, round(options.offset_ms * rate / 1000))
+        waveform = finish(waveform, round(info.duration_s * rate), rate, gain_db=options.gain_db)
+        if self._bundle.networks.get("timing") is None:
+            events = _heard_events(waveform, category)
+        else:
+            events = [replace(event, time_s=event.time_s + options.offset_ms / 1000) for event in events]
+        return GeneratedSound(
+            waveform=waveform,
+            sample_rate=rate,
+            mel=mel,
+            events=[e for e in events if 0 <= e.time_s < info.duration_s],
+            category=category,
+            category_confidence=confidence,
+            duration_s=info.duration_s,
+            seed=options.seed,
+            notes=[] if events else [ROOM_TONE_NOTE],
+            stage_seconds=clock.seconds,
+        )
 
-    def generate_file(self, video: Path, output: Path, *, limits: Limits, options: Options = Options(),
-                      on_progress: OnProgress = ignore_progress, should_stop: ShouldStop = never_stop) -> GeneratedSound:
+    def generate_file(
+        self,
+        video: Path,
+        output: Path,
+        *,
+        limits: Limits,
+        options: Options = Options(),
+        on_progress: OnProgress = ignore_progress,
+        should_stop: ShouldStop = never_stop,
+    ) -> GeneratedSound:
         """`generate`, then the video with its new sound at `output`, written whole or not at all."""
-        raise NotImplementedError
+        self._check(options)
+        clock = _Clock(on_progress, should_stop)
+        with clock.stage(Stage.PROBE):
+            info = probe(video, limits)
+            check_output(info, output, options.reencode)
+        sound = self.generate(info, limits=limits, options=options, on_progress=on_progress, should_stop=should_stop)
+        with clock.stage(Stage.MUX):
+            original = None
+            if options.mix_original and info.has_audio:
+                original = read_audio(video, sound.sample_rate, limits=limits, info=info)
+            add_sound(
+                info,
+                sound.waveform,
+                sound.sample_rate,
+                output,
+                original=original,
+                mix_original=options.mix_original,
+                reencode=options.reencode,
+            )
+        return replace(sound, stage_seconds={**clock.seconds, **sound.stage_seconds, "mux": clock.seconds["mux"]})
+
+    def _check(self, options: Options) -> None:
+        if options.category is not None and options.category not in self.categories:
+            known = ", ".join(self.categories) or "none: this bundle does not know kinds"
+            raise InputError(
+                f"There is no kind of sound called {options.category!r}.",
+                code="unknown_category",
+                hint=f"Choose one of: {known}.",
+            )
+        if options.vocoder is not None and options.vocoder not in METHODS:
+            raise InputError(
+                f"There is no vocoder called {options.vocoder!r}.",
+                code="bad_request",
+                hint=f"Choose one of: {', '.join(METHODS)}.",
+            )
+
+    def _recognise(self, seen: Seen, chosen: str | None) -> tuple[np.ndarray, str | None, float]:
+        """-> kind probabilities float32 (K,), the kind, how sure."""
+        if not self.categories:
+            return np.zeros(0, np.float32), None, 0.0
+        if chosen is None and seen.kind_logits is not None:
+            shifted = np.exp(seen.kind_logits - seen.kind_logits.max())
+            probabilities = shifted / shifted.sum()
+            kind = int(probabilities.argmax())
+            confidence = float(probabilities[kind])
+        else:
+            kind, confidence = self.categories.index(chosen or self.categories[0]), float(chosen is not None)
+        # One kind sounds, not a mixture: a decoder fed with half a drum and half a bell plays neither.
+        return np.eye(len(self.categories), dtype=np.float32)[kind], self.categories[kind], confidence
+
+    def _find_events(self, seen: Seen, category: str | None) -> list[SoundEvent]:
+        timing = self._bundle.networks.get("timing")
+        if timing is None:
+            return []
+        return [
+            SoundEvent(
+                time_s=found.time_s, kind=category or "sound", strength=found.strength, confidence=found.confidence
+            )
+            for found in find_events(seen.motion, timing)
+        ]
+
+    @torch.inference_mode()
+    def _predict_mel(
+        self,
+        seen: Seen,
+        events: list[SoundEvent],
+        kinds: np.ndarray,
+        category: str | None,
+        seed: int,
+        should_stop: ShouldStop,
+    ) -> np.ndarray:
+        """-> float32 (n_mels, M) by windows that overlap and cross-fade; a clip of one window is one pass."""
+        regnet, clip = self._bundle.networks["regnet"], self._clip
+        n_frames = len(seen.visual)
+        if regnet.config.condition_dim:
+            conditions = condition(events, kinds, n_frames, clip)
+            z = choose_take(category or "sound", seed, regnet.config.z_dim)
+        else:
+            conditions = None
+            z = torch.randn(regnet.config.z_dim, generator=torch.Generator().manual_seed(seed)).numpy()
+        mel = np.zeros((clip.mel.n_mels, clip.n_mel_frames(n_frames)), np.float32)
+        window, overlap = (round(seconds * float(clip.video_rate)) for seconds in (WINDOW_S, OVERLAP_S))
+        for start, end in _windows(n_frames, window, overlap):
+            if should_stop():
+                raise Canceled("The work was canceled.")
+            part = (
+                regnet.predict_mel(
+                    *(
+                        None if rows is None else torch.from_numpy(rows)[None].to(self._device)
+                        for rows in (seen.visual[start:end], z, None if conditions is None else conditions[start:end])
+                    )
+                )[0]
+                .float()
+                .cpu()
+                .numpy()
+            )
+            fade = np.ones(part.shape[1], np.float32)
+            if start:
+                fade[: overlap * clip.mel_per_frame] = np.linspace(0, 1, overlap * clip.mel_per_frame, dtype=np.float32)
+            if end < n_frames:
+                fade[-overlap * clip.mel_per_frame :] = np.linspace(
+                    1, 0, overlap * clip.mel_per_frame, dtype=np.float32
+                )
+            mel[:, start * clip.mel_per_frame : end * clip.mel_per_frame] += part * fade
+        return mel
+
+
+class _Clock:
+    """Wall seconds by stage; says the start and the end of each; stops between stages when asked to."""
+
+    def __init__(self, on_progress: OnProgress, should_stop: ShouldStop):
+        self.seconds: dict[str, float] = {}
+        self._on_progress, self._should_stop = on_progress, should_stop
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        if self._should_stop():
+            raise Canceled("The work was canceled.")
+        self._on_progress(Progress(stage, 0, 1))
+        start = time.perf_counter()
+        yield
+        self.seconds[str(stage)] = time.perf_counter() - start
+        if stage is not Stage.FRAMES:  # that pass ends with its own count of FEATURES
+            self._on_progress(Progress(stage, 1, 1))
+
+
+def _windows(n: int, window: int, overlap: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of windows that cover 0 .. n and share exactly `overlap`; the last may be longer than `window`."""
+    start = 0
+    while True:
+        end = start + window
+        if end + window // 2 >= n:
+            yield start, n
+            return
+        yield start, end
+        start = end - overlap
+
+
+def _shift(waveform: np.ndarray, n: int) -> np.ndarray:
+    """Later by n samples (earlier if negative), same length."""
+    if n == 0:
+        return waveform
+    shifted = np.zeros_like(waveform)
+    if n > 0:
+        shifted[n:] = waveform[: len(waveform) - n]
+    else:
+        shifted[:n] = waveform[-n:]
+    return shifted
+
+
+def _heard_events(waveform: np.ndarray, category: str | None) -> list[SoundEvent]:
+    """Events of a bundle without a timing net: the onsets of the sound it made."""
+    from s2s.evaluation.alignment import detect_onsets  # librosa's onset code costs a second to import
+
+    level = np.abs(waveform)
+    peak = float(level.max()) or 1.0
+    onsets = detect_onsets(waveform)
+    return [
+        SoundEvent(
+            float(t),
+            category or "sound",
+            strength=float(level[int(t * 22_050) : int(t * 22_050) + 2205].max(initial=0) / peak),
+            confidence=1.0,
+        )
+        for t in onsets
+    ]

@@ -1,0 +1,158 @@
+"""Video -> what the networks see of it, in one streamed pass: motion on the timing grid, features on the feature grid.
+
+Frames are looked at and dropped; what is kept grows by some 6 kB a second of video for each stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2s.config import Limits
+from s2s.errors import Canceled
+from s2s.events import OnProgress, Progress, ShouldStop, Stage, ignore_progress, never_stop
+from s2s.flow import flow_image, pair_flow
+from s2s.media.probe import MediaInfo
+from s2s.media.video import decode_frames
+from s2s.motion import MotionExtractor, MotionFeatures
+from s2s.spec import ClipSpec
+from s2s.tsn.inputs import stream_images
+from s2s.tsn.tsn import TsnStream
+
+PUBLISHED_FRAME_SIZE = (340, 256)  # width, height; the published frames are squashed to this before anything else
+BATCH_FRAMES = 32
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the networks saw of one clip."""
+
+    visual: np.ndarray  # float32 (T, visual_dim): RGB features, then flow features
+    kind_logits: np.ndarray | None  # float32 (K,), mean over frames and streams; None where no stream has classes
+    motion: MotionFeatures
+
+
+class StreamReader:
+    """Feeds pictures one by one to a TSN stream, in batches, and keeps the features only."""
+
+    def __init__(self, stream: TsnStream, device: str):
+        self._stream, self._config, self._device = stream, stream.config, device
+        self._images: list[Tensor] = []  # converted pictures from index `_first` on
+        self._first = 0
+        self._features: list[Tensor] = []
+        self._done = 0
+
+    def push(self, image: np.ndarray) -> None:
+        """uint8 (H, W, 3) RGB, uint8 (H, W, 2) flow image, or float (H, W, 2) flow."""
+        self._images.append(stream_images([image], self._config)[0])
+        ahead = max(0, self._config.stack_start + self._config.frames_per_stack - 1)
+        if self._first + len(self._images) - ahead - self._done >= BATCH_FRAMES:
+            self._run(self._first + len(self._images) - ahead)
+
+    def finish(self) -> np.ndarray:
+        """float32 (T, feature_dim), one row a picture pushed."""
+        self._run(self._first + len(self._images))
+        if not self._features:
+            return np.zeros((0, self._config.feature_dim), np.float32)
+        return torch.cat(self._features).numpy()
+
+    @torch.inference_mode()
+    def _run(self, until: int) -> None:
+        last = self._first + len(self._images) - 1
+        frames = torch.arange(self._done, until)
+        if not len(frames):
+            return
+        offsets = torch.arange(self._config.frames_per_stack) + self._config.stack_start
+        # Past either end the outermost picture is repeated; the start of the clip is never dropped before it is used.
+        rows = (frames[:, None] + offsets).clamp(0, last) - self._first
+        inputs = torch.stack(self._images)[rows].flatten(1, 2)
+        self._features.append(self._stream.features(inputs.to(self._device)).float().cpu())
+        self._done = until
+        keep_from = max(self._first, until + min(0, self._config.stack_start))
+        del self._images[: keep_from - self._first]
+        self._first = keep_from
+
+
+def watch(
+    info: MediaInfo,
+    rgb: TsnStream | None,
+    flow: TsnStream | None,
+    clip: ClipSpec,
+    *,
+    limits: Limits,
+    device: str,
+    on_progress: OnProgress = ignore_progress,
+    should_stop: ShouldStop = never_stop,
+) -> Seen:
+    """One pass over the video. T = clip.n_frames(duration). Raises InputError (damaged file) and Canceled."""
+    published = any(stream is not None and stream.config.arch == "bn_inception" for stream in (rgb, flow))
+    n_frames = clip.n_frames(info.duration_s)
+    rgb_size = PUBLISHED_FRAME_SIZE if published else rgb.config.input_size if rgb is not None else None
+    extractor = (
+        MotionExtractor() if published or flow is None else MotionExtractor(clip.video_rate, flow.config.input_size)
+    )
+    readers = {stream: StreamReader(stream, device) for stream in (rgb, flow) if stream is not None}
+    previous: np.ndarray | None = None
+    for index, frame in enumerate(
+        decode_frames(
+            info,
+            rgb_size=rgb_size,
+            rgb_rate=Fraction(clip.video_rate) if rgb_size else None,
+            limits=limits,
+            should_stop=should_stop,
+        )
+    ):
+        extractor.push(frame.grey, frame.time_s)
+        for _ in frame.rgb_ticks if frame.rgb is not None else ():
+            if published:
+                _push_published(frame.rgb, previous, readers, rgb, flow)
+                previous = frame.rgb
+            elif rgb is not None:
+                readers[rgb].push(frame.rgb)
+        on_progress(Progress(Stage.FRAMES, min(index + 1, info.n_frames), info.n_frames))
+    motion = extractor.finish(info.duration_s)
+    if flow is not None and not published:
+        for index, picture in enumerate(motion.flow[:n_frames]):
+            if should_stop():
+                raise Canceled("The work was canceled.")
+            readers[flow].push(picture.astype(np.float32))
+            on_progress(Progress(Stage.FEATURES, index + 1, n_frames))
+    features = {stream: _to_length(reader.finish(), n_frames) for stream, reader in readers.items()}
+    on_progress(Progress(Stage.FEATURES, n_frames, n_frames))
+    visual = np.concatenate([features[stream] for stream in (rgb, flow) if stream is not None], axis=1)
+    return Seen(visual, _kind_logits(features), motion)
+
+
+def _push_published(
+    picture: np.ndarray, previous: np.ndarray | None, readers: dict, rgb: TsnStream | None, flow: TsnStream | None
+) -> None:
+    """The published rule: row r sees frame r + 1 and the flow from frame r to it; the last row stays zero."""
+    if previous is None:
+        return
+    if rgb is not None:
+        readers[rgb].push(picture)
+    if flow is not None:
+        grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (previous, picture)]
+        readers[flow].push(flow_image(pair_flow(*grey)))
+
+
+def _to_length(features: np.ndarray, n_frames: int) -> np.ndarray:
+    """Cut, or padded with zero rows at the end as the published loader does."""
+    short = n_frames - len(features)
+    return np.pad(features, ((0, short), (0, 0))) if short > 0 else features[:n_frames]
+
+
+@torch.inference_mode()
+def _kind_logits(features: dict[TsnStream, np.ndarray]) -> np.ndarray | None:
+    """Segment consensus over all frames, then the mean over streams that have a class head."""
+    logits = [
+        stream.class_logits(torch.from_numpy(rows).to(next(stream.parameters()).device)).mean(dim=0).float().cpu()
+        for stream, rows in features.items()
+        if stream.config.class_names
+    ]
+    return torch.stack(logits).mean(dim=0).numpy() if logits else None
