@@ -1,8 +1,8 @@
 """Packs the handler into model_store/s2s.mar:  python -m model_deployment.build_mar
 
-The archive holds the handler and its configuration with a pointer to the bundle; the code is the installed package, the
-weights stay where they are. It is written here and not by torch-model-archiver, which stamps the time into every archive
-and deletes $TMPDIR/<model name> on its way: the same inputs give the same bytes, so "changed" is a comparison.
+The archive holds the handler and its configuration with a pointer to the bundle; the code is the installed package,
+the weights stay where they are. It is written here and not by torch-model-archiver, which stamps the time into every
+archive and deletes $TMPDIR/<model name> on its way: the same inputs give the same bytes, so "changed" is a comparison.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ def _manifest(model_name: str) -> dict:
 def _model_config(config: Settings) -> dict:
     bundle_json = config.bundle.resolve() / "bundle.json"
     if not bundle_json.is_file():
-        raise ArtifactError(f"{config.bundle} is not a bundle: it has no bundle.json.", hint="Choose one with --bundle.")
+        raise ArtifactError(f"{config.bundle} is not a bundle: no bundle.json in it.", hint="Choose one with --bundle.")
     return yaml.safe_load((HERE / "model-config.yaml").read_text()) | {
         "minWorkers": config.model_workers, "maxWorkers": config.model_workers,
-        "responseTimeout": config.response_timeout_s, "deviceType": "gpu" if config.device.startswith("cuda") else "cpu",
+        "responseTimeout": config.response_timeout_s,
+        "deviceType": "gpu" if config.device.startswith("cuda") else "cpu",
         "handler": {"bundle": str(bundle_json.parent),
                     "bundle_sha256": hashlib.sha256(bundle_json.read_bytes()).hexdigest()},
     }
