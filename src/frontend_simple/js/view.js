@@ -1,0 +1,319 @@
+// Draws the state. Reads nothing back from the page and knows no network; people's text goes in by textContent only.
+
+import * as jobs from "./job.js";
+import { createStrip, swell } from "./strip.js";
+import { bytes, clock, eventWords, kind, list, number, percent, problemWords, say, span, when } from "./words.js";
+
+const FIRST_EVENTS = 8;
+const hook = (name) => document.querySelector(`[data-${name}]`);
+
+function element(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+export function createView() {
+  const strip = createStrip(hook("strip"));
+  const video = hook("video");
+  const seek = hook("seek");
+  let showAll = false;
+  let peaks = null;
+  let announced = ""; // the last stage or quarter that was spoken
+  let told = "";
+
+  // ---- the whole page -------------------------------------------------------------------------------------------
+
+  function draw(state, before) {
+    const { phase } = state;
+    document.body.dataset.phase = phase;
+    for (const part of document.querySelectorAll("[data-show]")) part.hidden = !part.dataset.show.split(" ").includes(phase);
+    if (before && state.job?.id !== before.job?.id) {
+      showAll = false;
+      peaks = null;
+    }
+    drawLimits(state.limits);
+    if (phase === "refused") drawRefusal(state);
+    if (phase === "ready") {
+      drawReady(state);
+      if (state.models !== before?.models || phase !== before?.phase) drawOptions(state);
+    }
+    if (["attaching", "uploading", "queued", "running", "canceling"].includes(phase)) drawWork(state);
+    if (phase === "succeeded") drawResult(state);
+    if (["failed", "canceled", "expired", "missing"].includes(phase)) drawProblem(state);
+    drawStrip(state);
+    document.title = titleOf(state);
+    speakUp(state, before);
+    if (before && phase !== before.phase) moveFocus(phase, before.phase);
+  }
+
+  function titleOf(state) {
+    const shown = say(`title.${state.phase}`, {
+      name: nameOf(state), percent: percent(jobs.fractionOf(state) ?? 0), stage: say(`stage.${state.progress?.stage}`) ?? "",
+    });
+    return shown ? `${shown} · Silence to Sound` : "Silence to Sound";
+  }
+
+  const nameOf = (state) => state.facts?.name ?? state.job?.filename ?? "";
+
+  function drawLimits(limits) {
+    const text = limits
+      ? say("limits", {
+        maxSize: bytes(limits.max_bytes), minDuration: span(limits.min_duration_s),
+        maxDuration: span(limits.max_duration_s), maxSide: number(limits.max_long_side_px),
+      })
+      : say("limitsUnknown");
+    for (const place of document.querySelectorAll("[data-limits]")) place.textContent = text;
+  }
+
+  function drawOptions({ models, options }) {
+    const names = (models?.categories ?? []).map((category) => category?.name ?? category);
+    const choice = hook("category");
+    choice.replaceChildren(element("option", say("categoryAuto"), { value: "" }),
+      ...names.map((name) => element("option", kind(name), { value: name })));
+    choice.value = options.category;
+    hook("seed").value = options.seed;
+  }
+
+  function drawRefusal({ refusal, limits }) {
+    const words = problemWords(refusal, limits);
+    hook("refusal-title").textContent = words.title;
+    hook("refusal-hint").textContent = words.hint;
+  }
+
+  function drawReady({ facts }) {
+    hook("ready-name").textContent = facts.name;
+    const rows = facts.playable
+      ? [["length", clock(facts.duration_s, true)], ["picture", `${facts.width} × ${facts.height}`], ["size", bytes(facts.bytes)]]
+      : [["length", say("facts.unknown")], ["size", bytes(facts.bytes)]];
+    hook("facts").replaceChildren(...rows.map(([name, value]) => {
+      const row = element("div");
+      row.append(element("dt", say(`facts.${name}`)), element("dd", value));
+      return row;
+    }));
+    hook("plan").textContent = facts.playable ? say("plan", { duration: clock(facts.duration_s, true) }) : say("planUnknown");
+  }
+
+  // ---- while it works -------------------------------------------------------------------------------------------
+
+  function drawWork(state) {
+    const { phase, upload, queue, progress } = state;
+    hook("work-title").textContent = say(`work.${phase}`);
+    hook("work-line").textContent = workLine(phase, upload, queue, progress);
+    const share = jobs.fractionOf(state);
+    const bar = hook("bar");
+    if (share === null) bar.removeAttribute("value");
+    else bar.value = share * 100;
+    hook("percent").textContent = share === null ? "" : percent(share);
+    hook("lost").hidden = state.connected;
+    drawStages(phase, progress);
+    document.querySelector("[data-action=cancel]").disabled = phase === "canceling" || phase === "attaching";
+  }
+
+  function workLine(phase, upload, queue, progress) {
+    if (phase === "uploading") {
+      if (upload.loaded >= upload.total) return say("sentAll");
+      return say("sent", { loaded: bytes(upload.loaded), total: bytes(upload.total) });
+    }
+    if (phase === "queued") {
+      const place = Number.isFinite(queue?.position) ? say("position", { ahead: Math.max(0, queue.position - 1) }) : "";
+      const eta = queue?.eta_s > 0 ? say("eta", { time: span(Math.ceil(queue.eta_s)) }) : "";
+      return [place, eta].filter(Boolean).join(" ");
+    }
+    return phase === "running" && progress ? say(`stage.${progress.stage}`) ?? "" : "";
+  }
+
+  function drawStages(phase, progress) {
+    const rows = hook("stages");
+    rows.hidden = phase !== "running" && !(phase === "canceling" && progress);
+    if (rows.hidden) return;
+    const now = jobs.STAGES.indexOf(progress?.stage);
+    rows.replaceChildren(...jobs.STAGES.map((stage, i) => {
+      const state = i < now ? "done" : i === now ? "now" : "later";
+      const row = element("li", undefined, { "data-state": state });
+      if (state === "now") row.setAttribute("aria-current", "step");
+      row.append(element("span", say(`stage.${stage}`)), element("span", `, ${say(`stageState.${state}`)}`, { class: "for-readers" }));
+      if (state === "now" && progress.total > 1) {
+        const count = { step: number(progress.step), total: number(progress.total) };
+        row.append(element("span", say(`units.${stage}`, count) ?? say("count", count), { class: "count" }));
+      }
+      return row;
+    }));
+  }
+
+  // ---- the result -----------------------------------------------------------------------------------------------
+
+  function drawResult(state) {
+    const { job } = state;
+    const report = job.report ?? {};
+    const events = report.events ?? [];
+    hook("result-title").textContent = say("result");
+    const known = { name: job.filename ?? nameOf(state), seed: report.seed ?? 0, kind: report.category && kind(report.category) };
+    const sure = report.category_confidence;
+    hook("result-line").textContent = !report.category ? say("resultLine", known)
+      : Number.isFinite(sure)
+        ? say("resultKind", { ...known, surety: say(`surety.${sure < 0.4 ? "guess" : sure < 0.7 ? "likely" : "sure"}`) })
+        : say("resultKindChosen", known);
+    drawEvents(events);
+    const notes = report.notes ?? [];
+    hook("notes").hidden = notes.length === 0;
+    hook("notes").replaceChildren(...notes.map((note) => element("li", note)));
+    seek.max = report.duration_s ?? video.duration ?? 1;
+  }
+
+  function drawEvents(events) {
+    const counts = new Map();
+    for (const event of events) counts.set(event.kind, (counts.get(event.kind) ?? 0) + 1);
+    const kinds = list([...counts].map(([name, count]) => say("kindCount", { count: number(count), kind: kind(name) })));
+    hook("events-line").textContent = events.length ? say("events", { count: events.length, kinds }) : say("eventsNone");
+    const shown = showAll ? events : events.slice(0, FIRST_EVENTS);
+    hook("events").replaceChildren(...shown.map((event) => {
+      const words = eventWords(event);
+      const button = element("button", undefined, { type: "button", "data-at": event.time_s });
+      button.setAttribute("aria-label", say("jump", { time: clock(event.time_s, true), words }));
+      button.append(element("span", clock(event.time_s, true), { class: "at" }), element("span", words));
+      const row = element("li");
+      row.append(button);
+      return row;
+    }));
+    const more = document.querySelector("[data-action=all-events]");
+    more.hidden = shown.length === events.length;
+    more.textContent = say("allEvents", { count: number(events.length) });
+  }
+
+  function drawProblem({ phase, problem, file, limits }) {
+    const code = { canceled: file ? "canceled" : "canceledAway", expired: "gone", missing: "not_found" }[phase];
+    const words = problemWords(code ? { ...problem, code } : problem, limits);
+    hook("problem-title").textContent = words.title;
+    hook("problem-detail").textContent = words.detail;
+    hook("problem-hint").textContent = words.hint;
+    hook("problem-request").textContent = words.request;
+    document.querySelector("[data-action=retry]").hidden = !file;
+  }
+
+  // ---- the strip ------------------------------------------------------------------------------------------------
+
+  function drawStrip(state) {
+    const { phase, job, facts } = state;
+    const share = jobs.fractionOf(state) ?? 0;
+    const done = phase === "succeeded";
+    const duration = done ? job.report?.duration_s : facts?.duration_s;
+    seek.hidden = !done;
+    if (done) drawHead();
+    else strip.draw(phase === "uploading" ? null : swell(share), share);
+    strip.mark(done && duration ? (job.report.events ?? []).map((event) => event.time_s / duration) : []);
+    hook("tick-left").textContent = duration ? clock(0) : "";
+    hook("tick-middle").textContent = duration ? clock(duration / 2, true) : "";
+    hook("tick-right").textContent = duration ? clock(duration, true) : "";
+  }
+
+  /** The played part of the waveform is lit; called while the video plays too. */
+  function drawHead() {
+    const duration = Number(seek.max) || 1;
+    seek.value = video.currentTime;
+    seek.setAttribute("aria-valuetext", say("valueText", { time: clock(video.currentTime, true), duration: clock(duration, true) }));
+    strip.draw(peaks, video.currentTime / duration);
+  }
+
+  // ---- the screen -----------------------------------------------------------------------------------------------
+
+  /** Show the video at `url`, muted when it is only the preview; null shows none and says `why`. */
+  function show(url, { muted = false, why = "" } = {}) {
+    video.pause();
+    video.hidden = !url;
+    video.muted = muted;
+    if (url) video.src = url;
+    else if (video.hasAttribute("src")) {
+      video.removeAttribute("src");
+      video.load();
+    }
+    hook("no-picture").hidden = Boolean(url) || !why;
+    hook("no-picture").textContent = why;
+  }
+
+  // ---- words for readers ----------------------------------------------------------------------------------------
+
+  /** One polite sentence at stage changes and quarters, never for every step. */
+  function speakUp(state, before) {
+    const { phase, progress } = state;
+    let mark = phase;
+    let words = say(`work.${phase}`) ?? "";
+    if (phase === "running" && progress) {
+      const quarter = Math.floor(progress.fraction * 4) * 25;
+      mark = `${progress.stage} ${quarter}`;
+      const [spokenStage, spokenQuarter] = announced.split(" ");
+      const parts = [];
+      if (spokenStage !== progress.stage) parts.push(say(`stage.${progress.stage}`) ?? "");
+      if (quarter > 0 && spokenQuarter !== String(quarter)) parts.push(say("announce.quarter", { percent: percent(quarter / 100) }));
+      words = parts.join(", ");
+    } else if (phase === "uploading") {
+      const quarter = Math.floor((jobs.fractionOf(state) ?? 0) * 4) * 25;
+      mark = `uploading ${quarter}`;
+      if (quarter) words = say("announce.quarter", { percent: percent(quarter / 100) });
+    } else if (phase === "queued") words = `${words}. ${workLine(phase, null, state.queue)}`;
+    else if (phase === "ready") words = say("ready", { name: state.facts.name });
+    else if (phase === "succeeded") words = say("result");
+    else if (["failed", "canceled", "expired", "missing"].includes(phase)) words = hook("problem-title").textContent;
+    else if (phase === "refused") words = hook("refusal-title").textContent;
+    if (before && before.connected !== state.connected) tell(say(state.connected ? "announce.found" : "announce.lost"));
+    else if (mark !== announced && words) tell(words);
+    announced = mark;
+  }
+
+  function tell(words) {
+    if (words === told) return;
+    told = words;
+    hook("status").textContent = words;
+  }
+
+  /** Focus goes where the work went, unless the person is busy elsewhere on the page. */
+  function moveFocus(phase, was) {
+    const here = document.activeElement;
+    const free = phase === "attaching" || !here || here === document.body || here.closest("[hidden]") || here.closest("[data-show]") || here.disabled;
+    if (!free) return;
+    const target = {
+      ready: document.querySelector("[data-action=generate]"), refused: hook("refusal-title"), uploading: hook("work-title"),
+      attaching: hook("work-title"), succeeded: hook("result-title"), failed: hook("problem-title"),
+      canceled: hook("problem-title"), expired: hook("problem-title"), missing: hook("problem-title"), idle: hook("file"),
+    }[phase] ?? (was === "attaching" || here?.closest("[hidden]") ? hook("work-title") : null);
+    target?.focus();
+  }
+
+  // ---- my clips -------------------------------------------------------------------------------------------------
+
+  function drawClips(clips, currentId) {
+    hook("clips").hidden = clips.length === 0;
+    hook("clip-list").replaceChildren(...clips.map((clip) => {
+      const row = element("li");
+      const state = say(`clip.${clip.state}`) ?? clip.state ?? "";
+      const link = element("a", undefined, { href: `#job=${encodeURIComponent(clip.id)}` });
+      if (clip.id === currentId) link.setAttribute("aria-current", "true");
+      link.append(element("span", clip.filename || clip.id, { class: "name" }),
+        element("span", [state, clip.seed ? say("clipTake", { seed: clip.seed }) : "", when(clip.created_at)].filter(Boolean).join(" · "),
+          { class: "meta" }));
+      const forget = element("button", say("forget"), { type: "button", class: "button small", "data-forget": clip.id });
+      forget.setAttribute("aria-label", say("forgetNamed", { name: clip.filename || clip.id }));
+      row.append(link, forget);
+      return row;
+    }));
+  }
+
+  return {
+    draw, drawClips, drawHead, show, video, seek,
+    setPeaks(found) {
+      peaks = found;
+      drawHead();
+    },
+    showAllEvents(state) {
+      showAll = true;
+      drawEvents(state.job.report?.events ?? []);
+      document.querySelectorAll("[data-at]")[FIRST_EVENTS]?.focus();
+    },
+    setDownload(url, filename) {
+      const link = hook("download");
+      link.href = url;
+      link.download = filename;
+    },
+  };
+}
