@@ -36,8 +36,9 @@ def mel_spectrogram(waveform: np.ndarray, spec: MelSpec = MelSpec()) -> np.ndarr
     if waveform.ndim != 1 or waveform.size < 2:
         raise ProcessingError(f"A mel spectrogram needs a mono waveform of two samples or more, got {waveform.shape}.")
     padded = np.pad(waveform, spec.n_fft // 2, mode="reflect")  # numpy's reflects again where the clip is shorter
-    magnitude = np.abs(librosa.stft(padded, n_fft=spec.n_fft, hop_length=spec.hop_length, win_length=spec.win_length,
-                                    window="hann", center=False))
+    window = torch.hann_window(spec.win_length, dtype=torch.float64)
+    magnitude = torch.stft(torch.from_numpy(padded), spec.n_fft, spec.hop_length, spec.win_length, window, center=False,
+                           return_complex=True).abs().numpy()
     return amplitude_to_mel(mel_filterbank(spec) @ magnitude, spec)
 
 
@@ -94,13 +95,25 @@ def mel_to_magnitude(mel: np.ndarray, spec: MelSpec = MelSpec(), n_iter: int = 4
     return magnitude
 
 
-def griffin_lim(mel: np.ndarray, spec: MelSpec = MelSpec(), n_iter: int = 32, seed: int = 0) -> np.ndarray:
+def griffin_lim(mel: np.ndarray, spec: MelSpec = MelSpec(), n_iter: int = 32, seed: int = 0,
+                momentum: float = 0.99) -> np.ndarray:
     """(n_mels, M) in 0 .. 1 -> float32 (M * hop_length,). The same mel and seed give the same samples.
 
-    Fast Griffin-Lim (Perraudin 2013, momentum 0.99) from random phases.
+    Fast Griffin-Lim (Perraudin 2013): from random phases, each round keeps the wanted magnitudes and takes over the
+    phases of a spectrum that a waveform can have, pushed on by `momentum`.
     """
-    n_frames = np.shape(mel)[1]
+    length = spec.n_samples(np.shape(mel)[1])
     magnitude = mel_to_magnitude(np.pad(mel, ((0, 0), (0, 1)), mode="edge"), spec)  # centred frames: one more than M
-    return librosa.griffinlim(magnitude, n_iter=n_iter, n_fft=spec.n_fft, hop_length=spec.hop_length,
-                              win_length=spec.win_length, length=spec.n_samples(n_frames), pad_mode="reflect",
-                              random_state=np.random.RandomState(seed)).astype(np.float32)
+    wanted = torch.from_numpy(magnitude)
+    shape = {"n_fft": spec.n_fft, "hop_length": spec.hop_length, "win_length": spec.win_length,
+             "window": torch.hann_window(spec.win_length)}
+    turns = np.random.default_rng(seed).random(magnitude.shape, dtype=np.float32)
+    phases = torch.polar(torch.ones_like(wanted), torch.from_numpy(turns) * (2 * torch.pi))
+    consistent = torch.zeros_like(phases)
+    for _ in range(n_iter):
+        previous = consistent
+        waveform = torch.istft(wanted * phases, **shape, length=length)
+        consistent = torch.stft(waveform, **shape, pad_mode="constant", return_complex=True)
+        pushed = consistent - momentum / (1 + momentum) * previous
+        phases = pushed / (pushed.abs() + 1e-16)
+    return torch.istft(wanted * phases, **shape, length=length).numpy()

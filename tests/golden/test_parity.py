@@ -6,12 +6,15 @@ import librosa
 import numpy as np
 import pytest
 import torch
-from tests.golden.fill import GOLDEN, assert_golden, bn_inception_rule, fill, regnet_rule, wave
+from tests.golden.fill import GOLDEN, assert_golden, bn_inception_rule, fill, regnet_rule, wave, wavenet_rule
 
 from s2s.mel import MelTransform, mel_filterbank, mel_spectrogram
 from s2s.regnet import Discriminator, Generator, RegNetConfig
 from s2s.spec import PUBLISHED_CLIP, MelSpec
 from s2s.tsn.bn_inception import BNInception
+from s2s.wavenet_vocoder.config import WaveNetConfig
+from s2s.wavenet_vocoder.sampler import Sampler
+from s2s.wavenet_vocoder.wavenet import WaveNet
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,20 @@ def test_bn_inception_gives_the_published_numbers(channels):
         assert sum(p.numel() for p in net.parameters()) == 10_270_240
     features = net(wave((1, channels, 224, 224), 128.0, 0.021))
     assert_golden(f"BNInception(in={channels})", features[:, :, None, None], relative=1e-3)
+
+
+@torch.inference_mode()
+def test_wavenet_gives_the_published_numbers(mel):
+    net = fill(WaveNet(WaveNetConfig()), wavenet_rule)
+    assert sum(p.numel() for p in net.parameters()) == 24_737_396
+    assert len(net.state_dict()) == 309
+    assert net.config.receptive_field == 505
+    condition, audio = mel[:, :, :4], wave((1, 1, 1024), 0.3, 0.05)
+    assert_golden("W.upsampled_c", net.upsample(condition))
+    parallel = net(audio, condition)
+    assert_golden("W.forward(a,c)", parallel)
+    step_by_step = Sampler(net).teacher_forced(audio[..., :64], condition)
+    assert (step_by_step - parallel[..., :64]).abs().max() < 1e-5
 
 
 def golden_signals() -> dict[str, np.ndarray]:

@@ -1,0 +1,69 @@
+"""Sizes of the autoregressive WaveNet. They travel in the bundle; the defaults are the published vocoders."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class WaveNetConfig(BaseModel):
+    """A mel-conditioned WaveNet (van den Oord et al. 2016; r9y9's variant)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: int = Field(24, gt=0)
+    stacks: int = Field(4, gt=0, description="the dilation starts again at 1 in each stack")
+    residual_channels: int = Field(512, gt=0)
+    gate_channels: int = Field(512, gt=0, description="both halves together")
+    skip_channels: int = Field(256, gt=0)
+    kernel_size: int = Field(3, gt=1)
+    cin_channels: int = Field(80, gt=0, description="mel bands")
+    out_channels: int = Field(30, gt=0, description="3 a logistic, or one a level of a categorical")
+    distribution: Literal["logistic_mixture", "categorical"] = "logistic_mixture"
+    scalar_input: bool = Field(True, description="samples go in as numbers; False: one-hot levels of a categorical")
+    conditioning: Literal["learned", "frame"] = Field(
+        "learned", description="mel to sample rate by transposed convolutions (published), or held for each frame")
+    upsample_scales: tuple[int, ...] = Field((4, 4, 4, 4), description="product: samples a mel frame, in both modes")
+    freq_axis_kernel_size: int = 3
+    log_scale_min: float = Field(math.log(1e-14), description="floor of a logistic's log scale")
+    quantize_levels: int = Field(65_536, description="levels of the mixture's loss (16 bit)")
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> WaveNetConfig:
+        if self.layers % self.stacks:
+            raise ValueError("layers must be a multiple of stacks")
+        if self.gate_channels % 2:
+            raise ValueError("gate_channels must be even")
+        if self.distribution == "logistic_mixture" and (self.out_channels % 3 or not self.scalar_input):
+            raise ValueError("a logistic mixture has 3 outputs a logistic and takes scalar input")
+        return self
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return tuple(2 ** (layer % (self.layers // self.stacks)) for layer in range(self.layers))
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one output depends on; 505 (22.9 ms) as published."""
+        return (self.kernel_size - 1) * sum(self.dilations) + 1
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a mel frame."""
+        return math.prod(self.upsample_scales)
+
+    @property
+    def in_channels(self) -> int:
+        return 1 if self.scalar_input else self.out_channels
+
+    @property
+    def n_mixtures(self) -> int:
+        return self.out_channels // 3
+
+    @property
+    def noise_width(self) -> int:
+        """Uniform numbers a sample: one a choice (Gumbel), and for a mixture one for the logistic's value, last."""
+        return self.n_mixtures + 1 if self.distribution == "logistic_mixture" else self.out_channels
