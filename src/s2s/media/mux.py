@@ -1,0 +1,111 @@
+"""The picture of a file and a new sound, together in one file. The picture's packets are not touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from s2s.errors import InputError
+from s2s.events import ShouldStop, never_stop
+from s2s.media.audio import fit_length, mix, whole_or_not_at_all
+from s2s.media.ffmpeg import run_ffmpeg
+from s2s.media.probe import MediaInfo
+
+MUXER_OF_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm", ".mkv": "matroska"}
+ISO_SUFFIXES, MATROSKA_SUFFIXES = (".mp4", ".mov", ".m4v"), (".webm", ".mkv")
+WEBM_CODECS = {"vp8", "vp9", "av1"}
+SOUND_CODEC = {  # muxer -> arguments; 96 kbit/s mono is transparent for what the vocoder makes
+    "mp4": ["-c:a", "aac", "-b:a", "96k"], "mov": ["-c:a", "aac", "-b:a", "96k"],
+    "webm": ["-c:a", "libopus", "-b:a", "96k"], "matroska": ["-c:a", "libopus", "-b:a", "96k"],
+}
+
+
+def suffixes_for(info: MediaInfo, reencode: bool = False) -> tuple[str, ...]:
+    """Suffixes of files that can hold the picture of `info`; the first is the natural one."""
+    if reencode:
+        return ISO_SUFFIXES
+    if info.container.family == "mp4":
+        return (".mov",) if info.container.video_codec == "prores" else ISO_SUFFIXES
+    return MATROSKA_SUFFIXES if info.container.video_codec in WEBM_CODECS else (".mkv",)
+
+
+def check_output(info: MediaInfo, output: Path | str, reencode: bool = False) -> None:
+    """Raises InputError (bad_output) when the picture cannot be put into a file of this name. Call it before the work."""
+    output = Path(output)
+    able = suffixes_for(info, reencode)
+    if output.suffix.lower() not in able:
+        kind = "re-encoded" if reencode else info.video_codec.upper()
+        hint = f"Name it *{able[0]}" + ("." if reencode else ", or use --reencode for an MP4 that plays anywhere.")
+        raise InputError(f"A {output.suffix or 'name without a suffix'} file cannot hold this {kind} picture.",
+                         code="bad_output", hint=hint)
+    if not output.parent.is_dir():
+        raise InputError(f"There is no folder {str(output.parent)!r}.", code="bad_output", hint="Make it first.")
+    if output.is_dir():
+        raise InputError(f"{str(output)!r} is a folder.", code="bad_output", hint="Give the name of a file.")
+    if output.exists() and output.samefile(info.path):
+        raise InputError("The result would overwrite the clip itself.", code="bad_output", hint="Choose another name.")
+
+
+def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: Path | str, *,
+              original: np.ndarray | None = None, mix_original: float = 0.0, reencode: bool = False,
+              timeout_s: float | None = None, should_stop: ShouldStop = never_stop) -> None:
+    """Write `output`: the video track of `info.path` and `waveform`, float32 (N,) mono, as its only sound.
+
+    The video's packets keep their bytes and time stamps (`reencode`: H.264 and AAC that play anywhere, from time zero).
+    The sound starts with the first picture and is cut or filled with silence to the video's length. `original`, float32
+    (N',) at the same rate and start, is mixed in with the linear gain `mix_original`. Metadata, chapters and all other
+    tracks are dropped. The same input gives the same bytes. The file appears whole or not at all.
+
+    Raises InputError (bad_output), ProcessingError, Canceled.
+    """
+    output = Path(output).absolute()
+    check_output(info, output, reencode)
+    sound = fit_length(waveform, round(info.duration_s * sample_rate))
+    if original is not None and mix_original:
+        sound = mix(sound, original, mix_original, sample_rate)
+    size, pixels = info.path.stat().st_size, info.width * info.height
+    muxer = MUXER_OF_SUFFIX[output.suffix.lower()]
+    with whole_or_not_at_all(output) as part, _as_file(sound) as samples:
+        args = ["-y", "-f", info.container.demuxer, "-protocol_whitelist", "file",
+                "-codec_whitelist", info.video_codec if info.video_codec != "av1" else "av1,libdav1d",
+                "-max_pixels", str(2 * pixels + 65536)]
+        if not reencode:
+            args += ["-copyts"]
+        args += ["-i", f"file:{info.path}"]
+        if not reencode:
+            args += ["-itsoffset", f"{float(info.start_units * info.time_base):.9f}"]
+        args += ["-f", "f32le", "-ar", str(sample_rate), "-ac", "1", "-protocol_whitelist", "file",
+                 "-i", f"file:/proc/self/fd/{samples}", "-map", f"0:{info.stream_index}", "-map", "1:0"]
+        if reencode:
+            # Players on phones and in browsers want 8-bit 4:2:0, which wants even sides.
+            args += ["-vf", "setpts=PTS-STARTPTS,scale=trunc(iw*sar/2)*2:trunc(ih/2)*2,setsar=1,format=yuv420p",
+                     "-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-threads", "2", "-flags:v", "+bitexact"]
+        else:
+            args += ["-c:v", "copy"]
+        args += [*SOUND_CODEC[muxer], "-flags:a", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1",
+                 "-map_chapters", "-1", "-dn", "-sn"]
+        if muxer in ("mp4", "mov"):
+            args += ["-movflags", "+faststart"]
+            if not reencode:  # the same clock as before, also for the edit lists, so that no time stamp is rounded
+                clock = str(info.time_base.denominator)
+                args += ["-video_track_timescale", clock, "-movie_timescale", clock]
+        wall_s = 60 + size / 5e6 + info.duration_s + (info.n_frames * (0.05 + 0.3 * pixels / 1e6) if reencode else 0)
+        run_ffmpeg([*args, "-f", muxer, f"file:{part}"], timeout_s or wall_s, pass_fds=[samples], should_stop=should_stop,
+                   file_bytes=(4 if reencode else 1) * size + int(info.duration_s * 50_000) + (64 << 20),
+                   memory_bytes=(3 << 30) + (400 * pixels if reencode else 0))
+
+
+@contextmanager
+def _as_file(sound: np.ndarray) -> Iterator[int]:
+    """A descriptor of an unnamed file in memory with the samples; nothing is left of it, whatever happens."""
+    descriptor = os.memfd_create("sound", 0)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(np.ascontiguousarray(sound, "<f4").data)
+        yield descriptor
+    finally:
+        os.close(descriptor)
