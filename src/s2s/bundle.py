@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -113,17 +114,12 @@ class BundleManifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """Loaded networks, in eval mode, on one device. A role that the bundle does not fill is None."""
+    """Loaded networks, in eval mode, on one device."""
 
     manifest: BundleManifest
     path: Path
     device: torch.device
-    timing: nn.Module | None = None
-    tsn_rgb: nn.Module | None = None
-    tsn_flow: nn.Module | None = None
-    regnet: nn.Module | None = None
-    vocoder: nn.Module | None = None
-    discriminator: nn.Module | None = None
+    networks: Mapping[str, nn.Module]  # by role, see KINDS_OF_ROLE; a role that the bundle does not fill is absent
 
 
 def save_bundle(path: Path | str, manifest: BundleManifest, networks: Mapping[str, nn.Module]) -> BundleManifest:
@@ -187,7 +183,7 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     networks = {role: _load_network(Path(path), role, entry) for role, entry in manifest.networks.items()}
     _check_facts(manifest, {role: network.config for role, network in networks.items()})
     ready = {role: network.to(device).eval().requires_grad_(False) for role, network in networks.items()}
-    return Bundle(manifest=manifest, path=Path(path), device=device, **ready)
+    return Bundle(manifest, Path(path), device, MappingProxyType(ready))
 
 
 def import_published(out: Path | str, *, name: str, regnet: Path | None = None, discriminator: Path | None = None,

@@ -5,7 +5,6 @@ Sizes come from the tensors' shapes. Only `s2s.bundle.import_published` uses thi
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,11 +135,10 @@ def read_state(path: Path, key: str, part: str = "") -> State:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
         raise ArtifactError(f"There is no checkpoint {path}.") from exc
-    except pickle.UnpicklingError as exc:
-        raise ArtifactError(f"{path} is refused: its pickle asks for more than tensors and plain values, "
-                            "or is no pickle at all.", hint="Only take weights from people you trust, and save them as "
-                            "plain state_dicts.") from exc
     except Exception as exc:  # torch.load raises whatever a damaged file leads to
+        if type(exc).__name__ == "UnpicklingError":
+            raise ArtifactError(f"{path} is refused: its pickle asks for more than tensors and plain values, or is no "
+                                "pickle at all.", hint="Have it saved again as a plain state_dict.") from exc
         raise ArtifactError(f"{path} cannot be read as a torch checkpoint: {type(exc).__name__}.",
                             hint="If it is an archive, unpack it first.") from exc
     if not isinstance(checkpoint, Mapping):
