@@ -4,7 +4,7 @@ import * as jobs from "./job.js";
 import { createStrip, swell } from "./strip.js";
 import { bytes, clock, eventWords, kind, list, number, percent, problemWords, say, span, when } from "./words.js";
 
-const FIRST_EVENTS = 8;
+const FIRST_EVENTS = 12;
 const hook = (name) => document.querySelector(`[data-${name}]`);
 
 function element(tag, text, attributes = {}) {

@@ -16,7 +16,7 @@ export default {
     step1more: "mit oder ohne eigenen Ton; der wird nie angehört.",
     step2: "Bei der Arbeit zusehen,",
     step2more: "mit echten Zahlen, und jederzeit anhalten.",
-    step3: "Abspielen und behalten,",
+    step3: "Abspielen und behalten:",
     step3more: "das Bild bleibt genau, wie es war.",
     options: "Optionen",
     category: "Art des Klangs",

@@ -1,0 +1,127 @@
+"""A real browser, watched: no console error, no CSP violation, no request to another host goes unnoticed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from clips import make_clip
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from stand_in import Desk, create_stand_in, serve
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, else Playwright's own."""
+    flags = ["--disable-background-networking", "--disable-component-update", "--autoplay-policy=no-user-gesture-required"]
+    if os.geteuid() == 0:
+        flags.append("--no-sandbox")
+    with sync_playwright() as playwright:
+        path = str(CHROMIUM) if CHROMIUM.exists() else None
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            reason = "needs a browser: apt-get install chromium, or playwright install chromium"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        started = playwright.chromium.launch(executable_path=path, args=flags)
+        yield started
+        started.close()
+
+
+class Watch:
+    """What a page must not do. `allowed` holds pieces of console errors that a test provokes on purpose."""
+
+    def __init__(self) -> None:
+        self.allowed: list[str] = []
+        self.errors: list[str] = []
+        self.foreign: list[str] = []
+        self.bytes_by_path: dict[str, int] = {}
+
+    def attach(self, page: Page, host: str) -> None:
+        def heard(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning"):
+                self.errors.append(f"{message.text} {message.location.get('url', '')}")
+
+        def asked(request) -> None:
+            parts = urlsplit(request.url)
+            if parts.scheme not in ("blob", "data") and parts.netloc != host:
+                self.foreign.append(request.url)
+
+        page.on("console", heard)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", asked)
+        page.add_init_script("window.cspViolations = []; document.addEventListener('securitypolicyviolation', "
+                             "(e) => window.cspViolations.push(`${e.violatedDirective} ${e.blockedURI}`));")
+
+    def check(self, pages: list[Page]) -> None:
+        wrong = [error for error in self.errors if not any(piece in error for piece in self.allowed)]
+        assert wrong == [], "the console must stay clean"
+        assert self.foreign == [], "nothing may be asked of another host"
+        for page in pages:
+            if not page.is_closed():
+                assert page.evaluate("window.cspViolations") == [], "the content security policy must hold"
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch()
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, watch: Watch) -> Iterator[OpenPage]:
+    """open_page(url, **context options) -> a watched page in a browser profile of its own."""
+    contexts, pages = [], []
+
+    def open_one(url: str, **options) -> Page:
+        context = options.pop("context", None)
+        if context is None:
+            context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, "locale": "en-GB", **options})
+            context.set_default_timeout(15_000)
+            contexts.append(context)
+        page = context.new_page()
+        watch.attach(page, urlsplit(url).netloc)
+        pages.append(page)
+        page.goto(url)
+        return page
+
+    yield open_one
+    try:
+        watch.check(pages)
+    finally:
+        for context in contexts:
+            context.close()
+
+
+@pytest.fixture(scope="session")
+def clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def silent_clip(clip_dir: Path) -> Path:
+    return make_clip(clip_dir / "bouncing ball.mp4")
+
+
+@pytest.fixture(scope="session")
+def sounding_clip(clip_dir: Path) -> Path:
+    return make_clip(clip_dir / "sounding.mp4", sound=True)
+
+
+@pytest.fixture
+def desk(sounding_clip: Path) -> Desk:
+    return Desk(result=sounding_clip)
+
+
+@pytest.fixture
+def stand_in(desk: Desk) -> Iterator[str]:
+    """Address of a gateway that does what `desk` says."""
+    with serve(create_stand_in(desk)) as url:
+        yield url
