@@ -29,11 +29,13 @@ def build_mar(config: Settings, target: Path, handler: Path = HERE / "handler.py
 
     Raises ArtifactError when `config.bundle` is not a bundle.
     """
-    archive = _archive({
-        "MAR-INF/MANIFEST.json": json.dumps(_manifest(config.model_name), indent=2),
-        "handler.py": handler.read_text(),
-        "model-config.yaml": yaml.safe_dump(_model_config(config), sort_keys=False),
-    })
+    archive = _archive(
+        {
+            "MAR-INF/MANIFEST.json": json.dumps(_manifest(config.model_name), indent=2),
+            "handler.py": handler.read_text(),
+            "model-config.yaml": yaml.safe_dump(_model_config(config), sort_keys=False),
+        }
+    )
     if target.is_file() and target.read_bytes() == archive:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,9 +47,14 @@ def build_mar(config: Settings, target: Path, handler: Path = HERE / "handler.py
 
 def _manifest(model_name: str) -> dict:
     return {
-        "runtime": "python", "archiverVersion": "0.12.0",
-        "model": {"modelName": model_name, "modelVersion": __version__, "handler": "handler.py",
-                  "configFile": "model-config.yaml"},
+        "runtime": "python",
+        "archiverVersion": "0.12.0",
+        "model": {
+            "modelName": model_name,
+            "modelVersion": __version__,
+            "handler": "handler.py",
+            "configFile": "model-config.yaml",
+        },
     }
 
 
@@ -56,11 +63,14 @@ def _model_config(config: Settings) -> dict:
     if not bundle_json.is_file():
         raise ArtifactError(f"{config.bundle} is not a bundle: no bundle.json in it.", hint="Choose one with --bundle.")
     return yaml.safe_load((HERE / "model-config.yaml").read_text()) | {
-        "minWorkers": config.model_workers, "maxWorkers": config.model_workers,
+        "minWorkers": config.model_workers,
+        "maxWorkers": config.model_workers,
         "responseTimeout": config.response_timeout_s,
         "deviceType": "gpu" if config.device.startswith("cuda") else "cpu",
-        "handler": {"bundle": str(bundle_json.parent),
-                    "bundle_sha256": hashlib.sha256(bundle_json.read_bytes()).hexdigest()},
+        "handler": {
+            "bundle": str(bundle_json.parent),
+            "bundle_sha256": hashlib.sha256(bundle_json.read_bytes()).hexdigest(),
+        },
     }
 
 

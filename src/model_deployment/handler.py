@@ -23,6 +23,7 @@ from s2s.media.gate import check_container
 from s2s.pipeline import Options, SoundGenerator
 
 log = logging.getLogger(__name__)
+WEBM_CODECS = ("vp8", "vp9", "av1")  # what a browser plays in WebM; any other picture comes back in MP4
 
 
 class S2SHandler:
@@ -45,7 +46,9 @@ class S2SHandler:
         request_id = context.get_request_id(0)
         lines = LineStream(
             lambda line: send_intermediate_predict_response([line], context.request_ids, "ok", 200, context),
-            keep_alive_s=self.settings.response_timeout_s / 3, stall_s=self.settings.stall_timeout_s)
+            keep_alive_s=self.settings.response_timeout_s / 3,
+            stall_s=self.settings.stall_timeout_s,
+        )
         status, outcome = 200, "done"
         try:
             request = wire.parse_prediction(_body(data[0]), headers, self.settings.http_limits)
@@ -74,16 +77,22 @@ class S2SHandler:
         with tempfile.TemporaryDirectory(prefix="s2s-request-") as folder, cancel:
             upload = Path(folder, "upload")
             upload.write_bytes(request.file)
-            container = check_container(upload, self.settings.http_limits).container
-            source, output = upload.rename(Path(folder, f"in.{container}")), Path(folder, f"out.{container}")
+            found = check_container(upload, self.settings.http_limits)
+            container = "webm" if found.video_codec in WEBM_CODECS and found.family == "webm" else "mp4"
+            output = Path(folder, f"out.{container}")
 
             def on_progress(progress: Progress) -> None:
                 if request.stream:
                     lines.progress(progress)
 
             sound = self.generator.generate_file(
-                source, output, limits=self.settings.http_limits, on_progress=on_progress, should_stop=cancel.is_set,
-                options=Options(seed=request.seed, category=request.category))
+                upload,
+                output,
+                limits=self.settings.http_limits,
+                on_progress=on_progress,
+                should_stop=cancel.is_set,
+                options=Options(seed=request.seed, category=request.category),
+            )
             video = output.read_bytes()
         if not request.stream:
             return json.dumps({"status": "success", "video": wire.encode_file(video), **sound.report()})

@@ -5,8 +5,8 @@ Request   {"file": "<base64>", "seed"?: int, "category"?: str, "stream"?: bool},
           Accept: application/x-ndjson asks for the streamed answer too.
 Answer    {"status": "success", "video": "<base64>", ...GenerationReport}
 Streamed  NDJSON lines: {"event": "progress", ...Progress} *, {"event": "chunk", "index": i, "data": "<base64>"} *,
-          then exactly one of {"event": "done", "video_bytes": n, "video_sha256": hex, "container": "mp4" | "mov" |
-          "webm", ...GenerationReport} and {"event": "error", ...Problem}. A stream without either was cut off.
+          then exactly one of {"event": "done", "video_bytes": n, "video_sha256": hex, "container": "mp4" | "webm",
+          ...GenerationReport} and {"event": "error", ...Problem}. A stream that ends without either was cut off.
 Cancel    TorchServe tells no handler that its client has gone. A request that carries x-s2s-request-id is stopped by a
           file of that name in the directory S2S_CANCEL_DIR.
 """
@@ -112,7 +112,7 @@ def parse_prediction(body: Any, headers: Mapping[str, str], limits: Limits) -> P
         if len(body) > limits.max_bytes:
             raise too_large(limits)
         category = headers.get(CATEGORY_HEADER)
-        request = _validated({"file": "", "seed": headers.get(SEED_HEADER, 0),
+        request = validated({"file": "", "seed": headers.get(SEED_HEADER, 0),
                               "category": None if category is None else unquote(category)})
         return Prediction(bytes(body), request.seed, request.category, stream, request_id)
     if isinstance(body, str | bytes | bytearray):
@@ -141,11 +141,11 @@ def parse_request(body: Any, limits: Limits) -> tuple[PredictionRequest, bytes]:
         body = body[0]
     if not isinstance(body, dict):
         raise InputError("The body is not a JSON object.", code="bad_request", hint='Send {"file": "<base64 video>"}.')
-    request = _validated(body)
+    request = validated(body)
     return request, decode_file(request.file, limits)
 
 
-def _validated(body: dict) -> PredictionRequest:
+def validated(body: dict) -> PredictionRequest:
     try:
         return PredictionRequest.model_validate(body)
     except ValidationError as exc:

@@ -1,0 +1,203 @@
+"""The worker that is embedded in the gateway: as many lanes as the model server has workers, and a sweeper.
+
+It sends the model server only what it can work on at once; the queue is the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from api_service.api.blobs import Blobs
+from api_service.api.model_client import ModelClient
+from api_service.api.store import Job, JobStore, State
+from s2s.config import Settings
+from s2s.errors import Canceled, InputError, ProcessingError, S2SError, UpstreamBusy, UpstreamError, UpstreamUnavailable
+from s2s.events import Progress
+from s2s.wire import Problem
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5  # other processes' jobs are noticed by polling
+BACKOFF_S = (1.0, 4.0, 10.0)  # before the next attempt of a job whose worker was lost
+ORPHAN_S = 3600.0  # a blob without a row may be an upload that is still coming in
+
+
+class JobWorker:
+    def __init__(self, store: JobStore, blobs: Blobs, models: ModelClient, config: Settings):
+        self.model_server = "unknown"  # ready, busy or unavailable, as its last answer told
+        self._store, self._blobs, self._models, self._config = store, blobs, models, config
+        self._tasks: list[asyncio.Task] = []
+
+    def start(self) -> None:
+        if self._config.cancel_dir:
+            self._config.cancel_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lanes = [self._lane() for _ in range(self._config.model_workers)]
+        self._tasks = [asyncio.create_task(task) for task in (*lanes, self._sweep())]
+
+    async def stop(self) -> None:
+        """Running jobs go back to the queue and it does not count as their attempt; the model server is told to stop."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _lane(self) -> None:
+        pause_s = POLL_S
+        while True:
+            try:
+                job = await self._next()
+                served = await self._work(job)
+                pause_s = POLL_S if served else min(5.0, 2 * pause_s)
+                if not served:
+                    await asyncio.sleep(pause_s)
+            except asyncio.CancelledError:
+                raise
+            except Exception:  # the database is away, the disk is full: the lane outlives it
+                log.exception("a lane stumbled")
+                await asyncio.sleep(2.0)
+
+    async def _next(self) -> Job:
+        with self._store.signals.watch("queue") as waiting:
+            while True:
+                waiting.clear()
+                if job := await self._store.claim(self._config.lease_s):
+                    return job
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(waiting.wait(), POLL_S)
+
+    async def _work(self, job: Job) -> bool:
+        """One attempt under a lease. False when the model server could not take it now."""
+        self._ask_to_stop(job, job.attempt - 1)  # a predecessor that vanished may still keep the model server busy
+        attempt = asyncio.create_task(self._attempt(job))
+        guard = asyncio.create_task(self._guard(job, attempt))
+        try:
+            return await attempt
+        except asyncio.CancelledError:
+            self._ask_to_stop(job, job.attempt)
+            if asyncio.current_task().cancelling():  # the gateway stops
+                attempt.cancel()
+                await asyncio.gather(attempt, return_exceptions=True)
+                await asyncio.shield(self._store.release(job, 0.0, counts=False))
+                raise
+            return True  # the lease or the job is gone
+        finally:
+            guard.cancel()
+            await asyncio.gather(guard, return_exceptions=True)
+
+    async def _attempt(self, job: Job) -> bool:
+        async def tell(progress: Progress) -> None:
+            await self._store.progress(job, progress)
+
+        log.info("job %s: attempt %d", job.id, job.attempt)
+        started_s, output, kept = time.monotonic(), self._blobs.result(job.id, job.attempt), False
+        try:
+            result = await self._models.generate(
+                self._blobs.upload(job.id),
+                output,
+                request_id=_request_id(job, job.attempt),
+                seed=job.seed,
+                category=job.category,
+                on_progress=tell,
+            )
+            self.model_server = "ready"
+            kept = await self._store.succeed(job, result)
+            outcome = State.SUCCEEDED if kept else "no longer ours"
+        except InputError as exc:
+            outcome = exc.code
+            await self._store.fail(job, Problem.from_error(exc, job.id))
+        except Canceled:
+            outcome = State.CANCELED
+            await self._store.canceled(job)
+        except (UpstreamBusy, UpstreamUnavailable) as exc:
+            self.model_server = "busy" if isinstance(exc, UpstreamBusy) else "unavailable"
+            await self._store.release(job, POLL_S, counts=False)
+            return False
+        except (UpstreamError, ProcessingError) as exc:
+            outcome = exc.code
+            await self._again(job, exc)
+        except FileNotFoundError:
+            outcome = "deleted"
+        finally:
+            if not kept:
+                output.unlink(missing_ok=True)
+        log.info("job %s: %s after %.1f s", job.id, outcome, time.monotonic() - started_s)
+        return True
+
+    async def _again(self, job: Job, exc: S2SError) -> None:
+        """A lost worker or a failure of ours: another try, until it is the clip that we must suspect."""
+        log.warning("job %s: attempt %d failed: %s", job.id, job.attempt, exc)
+        if job.failures + 1 < self._config.max_attempts:
+            await self._store.release(job, BACKOFF_S[min(job.failures, len(BACKOFF_S) - 1)], counts=True)
+        else:
+            await self._store.fail(job, Problem.from_error(exc, job.id))
+
+    async def _guard(self, job: Job, attempt: asyncio.Task) -> None:
+        """Keeps the lease. A wish to cancel is fulfilled for the user at once; the lane stays taken until the model
+        server has answered. Without a lease the attempt is stopped: somebody else may be at it."""
+        renewed_s = time.monotonic()
+        with self._store.signals.watch(f"stop:{job.id}") as stop:
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), self._config.lease_s / 3)
+                stop.clear()
+                try:
+                    state = await self._store.heartbeat(job, self._config.lease_s)
+                    renewed_s = time.monotonic()
+                except Exception:
+                    log.exception("job %s: no heartbeat", job.id)
+                    if time.monotonic() - renewed_s < self._config.lease_s:
+                        continue
+                    state = None
+                if state == State.CANCELING:
+                    self._ask_to_stop(job, job.attempt)
+                    await self._store.canceled(job)
+                    return
+                if state is None:
+                    self._ask_to_stop(job, job.attempt)
+                    attempt.cancel()
+                    return
+
+    def _ask_to_stop(self, job: Job, attempt: int) -> None:
+        if self._config.cancel_dir and attempt > 0:
+            (self._config.cancel_dir / _request_id(job, attempt)).touch()
+
+    async def _sweep(self) -> None:
+        """Takes over jobs of vanished workers; expires results; removes blobs and flags that belong to nobody."""
+        swept_s = 0.0
+        while True:
+            try:
+                for job in await self._store.lost():
+                    log.warning("job %s: its worker vanished", job.id)
+                    if job.state == State.CANCELING:
+                        await self._store.canceled(job)
+                    else:
+                        await self._again(job, UpstreamError("The worker vanished.", code="worker_lost"))
+                if time.monotonic() - swept_s > 60.0 or not swept_s:
+                    swept_s = time.monotonic()
+                    for job_id in await self._store.expire(self._config.result_ttl_s):
+                        self._blobs.delete(job_id)
+                    await self._remove_orphans()
+            except Exception:
+                log.exception("the sweeper stumbled")
+            await asyncio.sleep(min(5.0, self._config.lease_s / 3))
+
+    async def _remove_orphans(self) -> None:
+        ids = self._blobs.ids()
+        for job_id in ids - await self._store.known(ids):
+            if self._blobs.age_s(job_id, time.time()) > ORPHAN_S:
+                self._blobs.delete(job_id)
+        for flag in _files(self._config.cancel_dir):
+            with suppress(FileNotFoundError):
+                if time.time() - flag.stat().st_mtime > ORPHAN_S:
+                    flag.unlink()
+
+
+def _request_id(job: Job, attempt: int) -> str:
+    return f"{job.id}.{attempt}"
+
+
+def _files(folder: Path | None) -> list[Path]:
+    return list(folder.iterdir()) if folder and folder.is_dir() else []

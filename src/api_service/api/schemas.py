@@ -1,0 +1,147 @@
+"""What the API says, as typed models: the source of /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from s2s.events import Stage
+from s2s.wire import Problem
+
+__all__ = ["Health", "Job", "JobProgress", "Model", "Models", "Problem", "PublishedLimits", "Report"]
+
+StateName = Literal["queued", "running", "succeeded", "failed", "canceling", "canceled", "expired"]
+
+
+class JobProgress(BaseModel):
+    stage: Stage = Field(examples=["frames"])
+    step: int = Field(ge=0, le=2**62, description="units of this stage that are done: a true count", examples=[120])
+    total: int = Field(ge=0, le=2**62, description="units in this stage", examples=[250])
+    fraction: float = Field(ge=0, le=1, description="share of the whole job", examples=[0.18])
+
+
+class ReportEvent(BaseModel):
+    time_s: float = Field(ge=0, le=86_400, description="from the start of the video", examples=[2.08])
+    kind: str = Field(max_length=100, examples=["drum"])
+    strength: float = Field(ge=0, le=1, description="relative loudness within the clip", examples=[0.9])
+    confidence: float = Field(ge=0, le=1, examples=[0.97])
+
+
+class Report(BaseModel):
+    """What was heard in the picture, and how the sound was made."""
+
+    model_config = ConfigDict(extra="allow")
+
+    duration_s: float = Field(ge=0, le=86_400, examples=[10.0])
+    sample_rate: int = Field(gt=0, le=384_000, examples=[22050])
+    seed: int = Field(ge=0, examples=[0])
+    category: str | None = Field(None, max_length=100, description="kind of sound that was used", examples=["drum"])
+    category_confidence: float = Field(ge=0, le=1, examples=[0.98])
+    events: list[ReportEvent] = Field(max_length=100_000)
+    notes: list[str] = Field(default=[], max_length=100, description="e.g. that nothing was found that makes a sound")
+    stage_seconds: dict[str, float] = Field(default={}, description="wall seconds by stage")
+
+
+class Options(BaseModel):
+    seed: int = 0
+    category: str | None = None
+
+
+class Links(BaseModel):
+    self: str
+    events: str
+    result: str
+    cancel: str
+
+
+class Job(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10",
+                    "state": "running",
+                    "created_at": "2026-11-22T18:04:05.123Z",
+                    "filename": "drum.mp4",
+                    "options": {"seed": 0, "category": None},
+                    "progress": {"stage": "frames", "step": 120, "total": 250, "fraction": 0.188},
+                    "queue_position": None,
+                    "eta_s": 12.5,
+                    "problem": None,
+                    "report": None,
+                    "expires_at": None,
+                    "links": {
+                        name: f"/v1/jobs/0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10{tail}"
+                        for name, tail in {
+                            "self": "",
+                            "events": "/events",
+                            "result": "/result",
+                            "cancel": "/cancel",
+                        }.items()
+                    },
+                }
+            ]
+        }
+    )
+
+    id: str
+    state: StateName
+    created_at: str = Field(description="RFC 3339, UTC")
+    filename: str = Field(description="as the upload called itself; only for people")
+    options: Options
+    progress: JobProgress | None
+    queue_position: int | None = Field(description="1 is next; null when the job does not wait")
+    eta_s: float | None = Field(description="seconds until it is finished, from recent jobs; null when nobody can know")
+    problem: Problem | None = Field(description="why it failed")
+    report: Report | None = Field(description="when it succeeded")
+    expires_at: str | None = Field(description="when the files are deleted; set once the job is finished")
+    links: Links
+
+
+class PublishedLimits(BaseModel):
+    """What an upload may be, and what is kept for how long. The same values hold on every way in."""
+
+    max_bytes: int = Field(examples=[50_000_000])
+    max_duration_s: float = Field(examples=[120.0])
+    min_duration_s: float = Field(examples=[0.5])
+    max_long_side_px: int = Field(examples=[4096])
+    max_frames_per_s: float = Field(examples=[120.0])
+    max_frames: int = Field(examples=[14_400])
+    containers: list[str] = Field(examples=[["mp4", "mov", "webm"]])
+    max_queued: int = Field(examples=[100])
+    result_ttl_s: float = Field(examples=[86_400.0])
+
+
+class Model(BaseModel):
+    name: str
+    version: str
+    categories: list[str] = Field(description="kinds of sound that a request may ask for")
+
+
+class Models(BaseModel):
+    models: list[Model]
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+    model_server: Literal["ready", "busy", "unavailable", "unknown"] | None = Field(
+        None, description="as its last answer told; the gateway takes jobs whatever it is"
+    )
+
+
+class PredictionStarted(BaseModel):
+    message: str = Field("Video processing started")
+    filename: str = Field(examples=["0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10.mp4"])
+
+
+class PredictionStatus(BaseModel):
+    status: Literal["not_started", "processing", "completed", "error"]
+
+
+class JsonUpload(BaseModel):
+    """The body of a JSON upload; a list of one such object is taken too."""
+
+    file: str = Field(description="the video, base64", json_schema_extra={"contentEncoding": "base64"})
+    seed: int = Field(0, ge=0, description="another seed is another take")
+    category: str | None = Field(None, description="kind of sound; null: recognised from the picture")

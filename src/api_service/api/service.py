@@ -1,0 +1,178 @@
+"""The gateway:  uvicorn --factory api_service.api.service:create_app
+
+`create_app` builds everything that a request needs and nothing else; the behaviour is in the modules it imports.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api_service.api import problems, schemas
+from api_service.api.blobs import Blobs
+from api_service.api.jobs import JobWorker
+from api_service.api.model_client import ModelClient
+from api_service.api.routes import Service, about_api, jobs_api, legacy_api
+from api_service.api.store import JobStore
+from s2s import __version__
+from s2s.config import Settings, settings
+
+PAGE_FOLDERS = (
+    "css",
+    "fonts",
+    "img",
+    "js",
+    "samples",
+)  # of the page's directory; its Dockerfile and the like stay inside
+DESCRIPTION = """
+A silent video in, the same video with fitting sound out.
+
+Send a clip to `POST /v1/jobs`, follow `links.events`, fetch `links.result`. Every error is an
+[RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem with a stable `code`, words for people in `detail` and `hint`,
+and the `request_id` that our log knows it by.
+"""
+TAGS = [
+    {
+        "name": "jobs",
+        "description": "From a clip to its sound. A job survives a closed tab and a restart of the service.",
+    },
+    {"name": "about", "description": "Limits, models, health."},
+    {"name": "original project", "description": "The three routes that clients of the original project know."},
+]
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; font-src 'self'; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+DOCS_CSP = CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")  # Swagger UI writes styles
+DOCS_HTML = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Silence to Sound: API</title><link rel="stylesheet" href="docs/assets/swagger-ui.css">
+<link rel="icon" href="docs/assets/favicon.png"></head>
+<body><div id="swagger-ui"></div><script src="docs/assets/swagger-ui-bundle.js"></script><script src="docs/start.js"></script>
+</body></html>"""
+DOCS_START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, layout: "BaseLayout",
+defaultModelsExpandDepth: 0, tryItOutEnabled: true, validatorUrl: null});"""
+
+
+def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
+    """`transport`: what stands between the gateway and the model server; tests put an instant one there."""
+    config = config or settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = JobStore.embedded(config.data_dir / "jobs.sqlite")
+        models = ModelClient(config, transport)
+        blobs = Blobs(config.data_dir / "blobs")
+        worker = JobWorker(store, blobs, models, config)
+        await store.open()
+        worker.start()
+        app.state.service = Service(config, store, blobs, worker)
+        try:
+            yield
+        finally:
+            await worker.stop()
+            await models.close()
+            await store.close()
+
+    app = FastAPI(
+        title="Silence to Sound",
+        version=__version__,
+        summary="Sound for silent videos",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    problems.install(app)
+    for router in (jobs_api, about_api, legacy_api):
+        app.include_router(router)
+    _add_docs(app)
+    _add_page(app, config.page_dir)
+    _add_schemas(app)
+    app.add_middleware(Headers)
+    return app
+
+
+class Headers:
+    """Security headers and a request id on every answer."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        scope["request_id"] = uuid.uuid4().hex[:16]
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = scope["request_id"]
+                headers["Content-Security-Policy"] = DOCS_CSP if scope["path"] == "/docs" else CSP
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+                headers["Cross-Origin-Opener-Policy"] = "same-origin"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Swagger UI from the installed package: the page loads nothing from elsewhere."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(DOCS_HTML)
+
+    @app.get("/docs/start.js", include_in_schema=False)
+    async def docs_start() -> Response:
+        return Response(DOCS_START, media_type="text/javascript")
+
+    app.mount("/docs/assets", StaticFiles(directory=str(files("fastapi_offline") / "static")))
+
+
+def _add_page(app: FastAPI, folder: Path) -> None:
+    if not (folder / "index.html").is_file():
+        return
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
+
+    for name in PAGE_FOLDERS:
+        if (folder / name).is_dir():
+            app.mount(f"/{name}", StaticFiles(directory=folder / name))
+
+
+def _add_schemas(app: FastAPI) -> None:
+    """Names the bodies that routes read by hand, and the problem that every one may answer with."""
+    plain = app.openapi
+
+    def openapi() -> dict:
+        if app.openapi_schema is None:
+            known = plain()["components"]["schemas"]
+            for model in (schemas.JsonUpload, schemas.Problem):
+                known[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            for path in app.openapi_schema["paths"].values():
+                for operation in path.values():
+                    if operation.get("responses", {}).get("422", {}).get("description") == "Validation Error":
+                        del operation["responses"]["422"]
+            known.pop("HTTPValidationError", None)
+            known.pop("ValidationError", None)
+        return app.openapi_schema
+
+    app.openapi = openapi

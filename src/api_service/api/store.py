@@ -1,0 +1,455 @@
+"""Jobs in one table, leased and fenced. The row is the resource that the API shows.
+
+ * A job is claimed in one statement. `attempt` grows with every claim and is the fencing token: every later write of a
+   worker says "this id, this attempt, still running"; no row means that the job was taken over, canceled or deleted.
+ * Only the database's clock counts. A running job whose lease has run out is taken over.
+ * An event gets the job's next `seq` in the transaction that changes the row, so a replay can neither skip nor double.
+
+At-least-once execution, exactly-once recorded outcome. SQLite here; nothing below is SQLite's own but `_sqlite_setup`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    and_,
+    delete,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from api_service.api.model_client import Generated
+from s2s.events import Progress
+from s2s.wire import Problem
+
+
+class State(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELING = "canceling"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+FINISHED = {State.SUCCEEDED, State.FAILED, State.CANCELED, State.EXPIRED}
+ACTIVE = {State.RUNNING, State.CANCELING}
+
+metadata = MetaData()
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("state", String(10), nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),  # the fencing token
+    Column("failures", Integer, nullable=False, default=0),  # attempts that count: a busy model server does not
+    Column("seq", Integer, nullable=False, default=0),  # of the last event
+    Column("filename", String(200), nullable=False),
+    Column("idempotency_key", String(100), unique=True),
+    Column("seed", BigInteger, nullable=False),
+    Column("category", String(100)),
+    Column("created_at", Float, nullable=False),
+    Column("not_before", Float, nullable=False),
+    Column("lease_until", Float),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("progress", JSON),
+    Column("problem", JSON),
+    Column("report", JSON),
+    Column("container", String(8)),  # of the result: mp4 or webm
+    Column("result_bytes", BigInteger),
+    Column("result_sha256", String(64)),
+    Index("jobs_by_state", "state", "created_at"),
+)
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("event", String(10), nullable=False),
+    Column("data", JSON),
+)
+
+
+class DatabaseNow(FunctionElement):
+    """Seconds since 1970 by the database's clock."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(DatabaseNow)
+def _now_postgres(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
+@compiles(DatabaseNow, "sqlite")
+def _now_sqlite(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+NOW = DatabaseNow()
+
+
+@dataclass(frozen=True)
+class Job:
+    id: str
+    state: State
+    attempt: int
+    failures: int
+    seq: int
+    filename: str
+    idempotency_key: str | None
+    seed: int
+    category: str | None
+    created_at: float
+    not_before: float
+    lease_until: float | None
+    started_at: float | None
+    finished_at: float | None
+    progress: dict | None
+    problem: dict | None
+    report: dict | None
+    container: str | None
+    result_bytes: int | None
+    result_sha256: str | None
+
+    @classmethod
+    def from_row(cls, row: Any) -> Job:
+        return cls(**{**row._mapping, "state": State(row.state)})
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    seq: int
+    event: str
+    data: dict | None
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Where a job stands. `mean_s`: mean run time of the last jobs that succeeded, None before the first."""
+
+    position: int | None  # 1 is next; None when the job does not wait
+    running: int
+    mean_s: float | None
+
+
+class Signals:
+    """Wakes waiters of this process; other processes are noticed by polling."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+
+    def send(self, *keys: str) -> None:
+        for key in keys:
+            for waiter in self._waiting.get(key, ()):
+                waiter.set()
+
+    @contextmanager
+    def watch(self, key: str) -> Iterator[asyncio.Event]:
+        waiter = asyncio.Event()
+        self._waiting[key].add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._waiting[key].discard(waiter)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+
+class JobStore:
+    """`signals` keys: a job's id (something changed), "stop:<id>" (its work should stop), "queue" (a job waits)."""
+
+    def __init__(self, url: str):
+        self.signals = Signals()
+        self._engine: AsyncEngine = create_async_engine(url)
+        self._write = self._engine.execution_options(s2s_write=True)
+        if self._engine.dialect.name == "sqlite":
+            _sqlite_setup(self._engine)
+
+    @classmethod
+    def embedded(cls, path: Path) -> JobStore:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return cls(f"sqlite+aiosqlite:///{path}")
+
+    async def open(self) -> None:
+        async with self._write.begin() as db:
+            await db.run_sync(metadata.create_all)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    # What people do
+
+    async def create(
+        self, job_id: str, *, filename: str, seed: int, category: str | None, idempotency_key: str | None = None
+    ) -> Job:
+        """A waiting job; or the earlier one, under its own id, that was made with the same `idempotency_key`."""
+        values = {
+            "id": job_id,
+            "state": State.QUEUED,
+            "filename": filename,
+            "seed": seed,
+            "category": category,
+            "idempotency_key": idempotency_key,
+            "created_at": NOW,
+            "not_before": NOW,
+        }
+        try:
+            async with self._write.begin() as db:
+                row = (await db.execute(insert(jobs).values(values).returning(jobs))).one()
+        except IntegrityError:
+            if idempotency_key is None or (earlier := await self.by_key(idempotency_key)) is None:
+                raise
+            return earlier
+        self.signals.send("queue")
+        return Job.from_row(row)
+
+    async def get(self, job_id: str) -> Job | None:
+        return await self._one(jobs.c.id == job_id)
+
+    async def by_key(self, idempotency_key: str) -> Job | None:
+        return await self._one(jobs.c.idempotency_key == idempotency_key)
+
+    async def _one(self, condition: Any) -> Job | None:
+        async with self._engine.connect() as db:
+            row = (await db.execute(select(jobs).where(condition))).one_or_none()
+        return None if row is None else Job.from_row(row)
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """A waiting job is canceled at once; a running one is asked to stop; a finished one stays as it is."""
+        async with self._write.begin() as db:
+            seq = await self._change(db, job_id, jobs.c.state == State.QUEUED, state=State.CANCELED, finished_at=NOW)
+            if seq:
+                await self._event(db, job_id, seq, State.CANCELED)
+            else:
+                await self._change(db, job_id, jobs.c.state == State.RUNNING, state=State.CANCELING)
+        self.signals.send(job_id, f"stop:{job_id}")
+        return await self.get(job_id)
+
+    async def delete(self, job_id: str) -> bool:
+        """Row and events; a worker on it loses its fence. The caller deletes the blobs."""
+        async with self._write.begin() as db:
+            gone = await db.execute(delete(jobs).where(jobs.c.id == job_id).returning(jobs.c.id))
+            found = gone.one_or_none() is not None
+        self.signals.send(job_id, f"stop:{job_id}")
+        return found
+
+    async def queue(self, job: Job) -> Queue:
+        ahead = select(func.count()).where(
+            jobs.c.state == State.QUEUED,
+            or_(jobs.c.created_at < job.created_at, and_(jobs.c.created_at == job.created_at, jobs.c.id < job.id)),
+        )
+        recent = (
+            select(jobs.c.finished_at - jobs.c.started_at)
+            .where(jobs.c.result_bytes.is_not(None))
+            .order_by(jobs.c.finished_at.desc())
+            .limit(20)
+            .subquery()
+        )
+        async with self._engine.connect() as db:
+            position = 1 + (await db.scalar(ahead)) if job.state == State.QUEUED else None
+            running = await db.scalar(select(func.count()).where(jobs.c.state.in_(ACTIVE)))
+            mean_s = await db.scalar(select(func.avg(recent.c[0])))
+        return Queue(position, running, mean_s)
+
+    async def waiting(self) -> int:
+        async with self._engine.connect() as db:
+            return await db.scalar(select(func.count()).where(jobs.c.state == State.QUEUED))
+
+    async def events_after(self, job_id: str, seq: int) -> list[JobEvent]:
+        query = (
+            select(job_events.c.seq, job_events.c.event, job_events.c.data)
+            .where(job_events.c.job_id == job_id, job_events.c.seq > seq)
+            .order_by(job_events.c.seq)
+        )
+        async with self._engine.connect() as db:
+            return [JobEvent(*row) for row in await db.execute(query)]
+
+    # What workers do
+
+    async def claim(self, lease_s: float) -> Job | None:
+        """The oldest job that may run, now leased to the caller with a new attempt."""
+        due = select(jobs.c.id).where(jobs.c.state == State.QUEUED, jobs.c.not_before <= NOW)
+        oldest = due.order_by(jobs.c.created_at, jobs.c.id).limit(1).with_for_update(skip_locked=True)
+        async with self._write.begin() as db:
+            row = (
+                await db.execute(
+                    update(jobs)
+                    .where(jobs.c.id == oldest.scalar_subquery())
+                    .values(
+                        state=State.RUNNING,
+                        attempt=jobs.c.attempt + 1,
+                        lease_until=NOW + lease_s,
+                        started_at=NOW,
+                    )
+                    .returning(jobs)
+                )
+            ).one_or_none()
+        if row is None:
+            return None
+        self.signals.send(row.id)
+        return Job.from_row(row)
+
+    async def heartbeat(self, job: Job, lease_s: float) -> State | None:
+        """Renews the lease. Returns the state (running or canceling), None when the job is no longer the caller's."""
+        async with self._write.begin() as db:
+            state = await db.scalar(
+                update(jobs)
+                .where(
+                    jobs.c.id == job.id,
+                    jobs.c.attempt == job.attempt,
+                    jobs.c.state.in_(ACTIVE),
+                )
+                .values(lease_until=NOW + lease_s)
+                .returning(jobs.c.state)
+            )
+        return state and State(state)
+
+    async def progress(self, job: Job, progress: Progress) -> bool:
+        return await self._record(job, "progress", progress.to_dict(), progress=progress.to_dict())
+
+    async def succeed(self, job: Job, result: Generated) -> bool:
+        return await self._record(
+            job,
+            State.SUCCEEDED,
+            None,
+            state=State.SUCCEEDED,
+            finished_at=NOW,
+            lease_until=None,
+            report=result.report,
+            container=result.container,
+            result_bytes=result.n_bytes,
+            result_sha256=result.sha256,
+        )
+
+    async def fail(self, job: Job, problem: Problem) -> bool:
+        return await self._record(
+            job,
+            State.FAILED,
+            None,
+            state=State.FAILED,
+            finished_at=NOW,
+            lease_until=None,
+            problem=problem.model_dump(exclude_none=True),
+            failures=jobs.c.failures + 1,
+        )
+
+    async def canceled(self, job: Job) -> bool:
+        """The user's wish is fulfilled, whether or not the model server has noticed yet."""
+        return await self._record(
+            job, State.CANCELED, None, State.CANCELING, state=State.CANCELED, finished_at=NOW, lease_until=None
+        )
+
+    async def release(self, job: Job, delay_s: float, *, counts: bool) -> bool:
+        """Back to the queue, at its old place. `counts`: the attempt was the job's (a lost worker), not ours."""
+        async with self._write.begin() as db:
+            seq = await self._change(
+                db,
+                job.id,
+                and_(jobs.c.attempt == job.attempt, jobs.c.state == State.RUNNING),
+                state=State.QUEUED,
+                not_before=NOW + delay_s,
+                lease_until=None,
+                progress=None,
+                failures=jobs.c.failures + int(counts),
+            )
+        self.signals.send(job.id, "queue")
+        return seq is not None
+
+    async def lost(self) -> list[Job]:
+        """Running jobs whose lease has run out: each is to be taken over by `take_over`."""
+        async with self._engine.connect() as db:
+            rows = await db.execute(select(jobs).where(jobs.c.state.in_(ACTIVE), jobs.c.lease_until < NOW))
+            return [Job.from_row(row) for row in rows]
+
+    async def expire(self, ttl_s: float) -> list[str]:
+        """Finished jobs older than `ttl_s` become expired; after the same time again their rows are deleted. Returns the
+        ids whose blobs can go."""
+        async with self._write.begin() as db:
+            done = await db.execute(
+                update(jobs)
+                .where(
+                    jobs.c.state.in_(FINISHED - {State.EXPIRED}),
+                    jobs.c.finished_at < NOW - ttl_s,
+                )
+                .values(state=State.EXPIRED)
+                .returning(jobs.c.id)
+            )
+            ids = list(done.scalars())
+            await db.execute(delete(jobs).where(jobs.c.state == State.EXPIRED, jobs.c.finished_at < NOW - 2 * ttl_s))
+        return ids
+
+    async def known(self, ids: set[str]) -> set[str]:
+        async with self._engine.connect() as db:
+            return set((await db.execute(select(jobs.c.id).where(jobs.c.id.in_(ids)))).scalars())
+
+    async def _record(
+        self, job: Job, name: str, data: dict | None, state: State = State.RUNNING, **values: Any
+    ) -> bool:
+        async with self._write.begin() as db:
+            fence = and_(jobs.c.attempt == job.attempt, jobs.c.state == state)
+            seq = await self._change(db, job.id, fence, **values)
+            if seq:
+                await self._event(db, job.id, seq, name, data)
+        self.signals.send(job.id)
+        return seq is not None
+
+    @staticmethod
+    async def _change(db: Any, job_id: str, condition: Any, **values: Any) -> int | None:
+        """Updates the row and takes the next event number under its lock; None when the condition does not hold."""
+        return await db.scalar(
+            update(jobs)
+            .where(jobs.c.id == job_id, condition)
+            .values(seq=jobs.c.seq + 1, **values)
+            .returning(jobs.c.seq)
+        )
+
+    @staticmethod
+    async def _event(db: Any, job_id: str, seq: int, name: str, data: dict | None = None) -> None:
+        await db.execute(insert(job_events).values(job_id=job_id, seq=seq, event=name, data=data))
+
+
+def _sqlite_setup(engine: AsyncEngine) -> None:
+    """WAL, and a write transaction that takes its lock at BEGIN instead of failing at the first write."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        immediate = connection.get_execution_options().get("s2s_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -1,0 +1,183 @@
+"""An upload on its way in: the body goes to disk as it is read, and no further than the limit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from s2s import wire
+from s2s.config import Limits
+from s2s.errors import InputError
+
+TEXT_FIELD_BYTES = 1000
+FORM_ROOM_BYTES = 65_536  # for boundaries, part headers and text fields around the file
+
+
+@dataclass(frozen=True)
+class Upload:
+    filename: str
+    seed: int
+    category: str | None
+
+
+async def receive(request: Request, target: Path, limits: Limits) -> Upload:
+    """Reads a multipart or JSON body; the video is at `target` afterwards.
+
+    Raises InputError with codes too_large, bad_request, bad_base64 or unsupported_media_type.
+    """
+    content_type, options = parse_options_header(request.headers.get("content-type"))
+    try:
+        if content_type == b"multipart/form-data" and options.get(b"boundary"):
+            with target.open("wb") as file:
+                form = _Form(options[b"boundary"], file, limits)
+                async for data in _body(request, limits.max_bytes + FORM_ROOM_BYTES, limits):
+                    form.feed(data)
+                return form.finish()
+        if content_type == b"application/json":
+            body = b"".join([data async for data in _body(request, limits.max_request_bytes, limits)])
+            return _from_json(body, target, limits)
+    except InputError as exc:
+        if exc.code == "too_large":
+            await _discard(request, limits.max_bytes)
+        raise
+    raise InputError(
+        "This content type is not taken.",
+        code="unsupported_media_type",
+        hint="Send multipart/form-data with the field `file`, or JSON with the video as base64.",
+    )
+
+
+async def _body(request: Request, limit_bytes: int, limits: Limits) -> AsyncIterator[bytes]:
+    if int(request.headers.get("content-length", "0")) > limit_bytes:
+        raise wire.too_large(limits)
+    n_bytes = 0
+    async for data in request.stream():
+        n_bytes += len(data)
+        if n_bytes > limit_bytes:
+            raise wire.too_large(limits)
+        if data:
+            yield data
+
+
+async def _discard(request: Request, limit_bytes: int) -> None:
+    """A client that is still sending would see a reset instead of the answer; so read on for a while."""
+    n_bytes = 0
+    try:
+        async for data in request.stream():
+            n_bytes += len(data)
+            if n_bytes > limit_bytes:
+                return
+    except RuntimeError:  # the stream was already read to its end
+        return
+
+
+def _from_json(body: bytes, target: Path, limits: Limits) -> Upload:
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise InputError("The body is not valid JSON.", code="bad_request", hint='Send {"file": "<base64>"}.') from exc
+    prediction, video = wire.parse_request(data, limits)
+    target.write_bytes(video)
+    return Upload("video", prediction.seed, prediction.category)
+
+
+class _Form:
+    """multipart/form-data with one `file` and the optional text fields `seed` and `category`."""
+
+    def __init__(self, boundary: bytes, file: BinaryIO, limits: Limits):
+        self._file, self._limits = file, limits
+        self._name = self._header = ""
+        self._headers: dict[str, bytes] = {}
+        self._value = bytearray()
+        self._fields: dict[str, bytes] = {}
+        self._filename: str | None = None
+        self._file_bytes = 0
+        self._ended = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._headers.clear,
+                "on_header_field": self._header_field,
+                "on_header_value": self._header_value,
+                "on_headers_finished": self._headers_finished,
+                "on_header_begin": self._header_begin,
+                "on_part_data": self._part_data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+        )
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._parser.write(data)
+        except FormParserError as exc:
+            raise _bad_form("The form is damaged.") from exc
+
+    def finish(self) -> Upload:
+        if not self._ended:
+            raise _bad_form("The form ends too early.")
+        if self._filename is None:
+            raise _bad_form("The form has no field `file`.")
+        fields = {name: value.decode("utf-8", "replace").strip() for name, value in self._fields.items()}
+        request = wire.validated(
+            {"file": "", "seed": fields.get("seed") or 0, "category": fields.get("category") or None}
+        )
+        return Upload(self._filename, request.seed, request.category)
+
+    def _header_begin(self) -> None:
+        self._header = ""
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end].decode("latin-1").lower()
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._headers[self._header] = self._headers.get(self._header, b"") + data[start:end]
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get("content-disposition"))
+        self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._value.clear()
+        if self._name not in ("file", "seed", "category"):
+            raise _bad_form(f"The form has an unknown field {self._name[:40]!r}.")
+        if self._name in self._fields or (self._name == "file" and self._filename is not None):
+            raise _bad_form(f"The form has the field {self._name!r} twice.")
+        if self._name == "file":
+            self._filename = shown_name(options.get(b"filename", b"").decode("utf-8", "replace"))
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name == "file":
+            self._file_bytes += end - start
+            if self._file_bytes > self._limits.max_bytes:
+                raise wire.too_large(self._limits)
+            self._file.write(data[start:end])
+        else:
+            self._value += data[start:end]
+            if len(self._value) > TEXT_FIELD_BYTES:
+                raise _bad_form(f"The field {self._name!r} is too long.")
+
+    def _part_end(self) -> None:
+        if self._name != "file":
+            self._fields[self._name] = bytes(self._value)
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def _bad_form(message: str) -> InputError:
+    return InputError(message, code="bad_request", hint="Fields are file, seed and category.")
+
+
+def shown_name(name: str) -> str:
+    """What an upload called itself, fit to be shown: never used as a path."""
+    name = re.sub(
+        r"[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", "", name.replace("\\", "/").rsplit("/", 1)[-1]
+    )
+    return name[:200].strip() or "video"
