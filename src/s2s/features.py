@@ -6,25 +6,25 @@ Frames are looked at and dropped; what is kept grows by some 6 kB a second of vi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from s2s.bundle import Bundle
 from s2s.config import Limits
 from s2s.errors import Canceled
 from s2s.events import OnProgress, Progress, ShouldStop, Stage, ignore_progress, never_stop
-from s2s.flow import flow_image, pair_flow
+from s2s.flow import flow_image, pair_flow, through_jpeg
 from s2s.media.probe import MediaInfo
 from s2s.media.video import decode_frames
 from s2s.motion import MotionExtractor, MotionFeatures
-from s2s.spec import ClipSpec
+from s2s.recognise import Recogniser, snippet_ticks
 from s2s.tsn.inputs import stream_images
 from s2s.tsn.tsn import TsnStream
 
-PUBLISHED_FRAME_SIZE = (340, 256)  # width, height; the published frames are squashed to this before anything else
+PUBLISHED_FRAME_SIZE = (256, 340)  # height, width; the published frames are squashed to this before anything else
 BATCH_FRAMES = 32
 
 
@@ -33,14 +33,14 @@ class Seen:
     """What the networks saw of one clip."""
 
     visual: np.ndarray  # float32 (T, visual_dim): RGB features, then flow features
-    kind_logits: np.ndarray | None  # float32 (K,), mean over frames and streams; None where no stream has classes
+    kind_probabilities: np.ndarray | None  # float32 (K,), sums to 1; None where no network knows kinds
     motion: MotionFeatures
 
 
 class StreamReader:
     """Feeds pictures one by one to a TSN stream, in batches, and keeps the features only."""
 
-    def __init__(self, stream: TsnStream, device: str):
+    def __init__(self, stream: TsnStream, device: torch.device):
         self._stream, self._config, self._device = stream, stream.config, device
         self._images: list[Tensor] = []  # converted pictures from index `_first` on
         self._first = 0
@@ -80,40 +80,39 @@ class StreamReader:
 
 def watch(
     info: MediaInfo,
-    rgb: TsnStream | None,
-    flow: TsnStream | None,
-    clip: ClipSpec,
+    bundle: Bundle,
     *,
     limits: Limits,
-    device: str,
     on_progress: OnProgress = ignore_progress,
     should_stop: ShouldStop = never_stop,
 ) -> Seen:
     """One pass over the video. T = clip.n_frames(duration). Raises InputError (damaged file) and Canceled."""
-    published = any(stream is not None and stream.config.arch == "bn_inception" for stream in (rgb, flow))
+    rgb, flow, recogniser = (bundle.networks.get(role) for role in ("tsn_rgb", "tsn_flow", "recogniser"))
+    clip, published = bundle.manifest.clip, bundle.manifest.feature_rule == "published"
     n_frames = clip.n_frames(info.duration_s)
-    rgb_size = PUBLISHED_FRAME_SIZE if published else rgb.config.input_size if rgb is not None else None
+    looked_at = snippet_ticks(n_frames, recogniser.config.n_snippets) if recogniser is not None else set()
     extractor = (
-        MotionExtractor() if published or flow is None else MotionExtractor(clip.video_rate, flow.config.input_size)
+        MotionExtractor(clip.video_rate, flow.config.input_size)
+        if flow is not None and not published
+        else MotionExtractor()
     )
-    readers = {stream: StreamReader(stream, device) for stream in (rgb, flow) if stream is not None}
+    readers = {stream: StreamReader(stream, bundle.device) for stream in (rgb, flow) if stream is not None}
+    rgb_size = _rgb_size(rgb, flow, recogniser, published)
     previous: np.ndarray | None = None
-    for index, frame in enumerate(
-        decode_frames(
-            info,
-            rgb_size=rgb_size,
-            rgb_rate=Fraction(clip.video_rate) if rgb_size else None,
-            limits=limits,
-            should_stop=should_stop,
-        )
-    ):
+    snippets: list[np.ndarray] = []
+    frames = decode_frames(
+        info, rgb_size=rgb_size, rgb_rate=clip.video_rate if rgb_size else None, limits=limits, should_stop=should_stop
+    )
+    for index, frame in enumerate(frames):
         extractor.push(frame.grey, frame.time_s)
-        for _ in frame.rgb_ticks if frame.rgb is not None else ():
+        for tick in frame.rgb_ticks if frame.rgb is not None else ():
             if published:
                 _push_published(frame.rgb, previous, readers, rgb, flow)
                 previous = frame.rgb
             elif rgb is not None:
                 readers[rgb].push(frame.rgb)
+            if tick in looked_at:
+                snippets.append(frame.rgb)
         on_progress(Progress(Stage.FRAMES, min(index + 1, info.n_frames), info.n_frames))
     motion = extractor.finish(info.duration_s)
     if flow is not None and not published:
@@ -123,9 +122,25 @@ def watch(
             readers[flow].push(picture.astype(np.float32))
             on_progress(Progress(Stage.FEATURES, index + 1, n_frames))
     features = {stream: _to_length(reader.finish(), n_frames) for stream, reader in readers.items()}
+    probabilities = recogniser.recognise(snippets) if recogniser is not None else _consensus(features)
     on_progress(Progress(Stage.FEATURES, n_frames, n_frames))
-    visual = np.concatenate([features[stream] for stream in (rgb, flow) if stream is not None], axis=1)
-    return Seen(visual, _kind_logits(features), motion)
+    visual = [features[stream] for stream in (rgb, flow) if stream is not None]
+    return Seen(
+        visual=np.concatenate(visual, axis=1) if visual else np.zeros((n_frames, 0), np.float32),
+        kind_probabilities=probabilities,
+        motion=motion,
+    )
+
+
+def _rgb_size(
+    rgb: TsnStream | None, flow: TsnStream | None, recogniser: Recogniser | None, published: bool
+) -> tuple[int, int] | None:
+    """(H, W) of the colour frames that somebody looks at; None where nobody does."""
+    if published:
+        return PUBLISHED_FRAME_SIZE if rgb is not None or flow is not None else None
+    if recogniser is not None:
+        return (recogniser.config.input_size, recogniser.config.input_size)
+    return rgb.config.input_size[::-1] if rgb is not None else None
 
 
 def _push_published(
@@ -135,7 +150,7 @@ def _push_published(
     if previous is None:
         return
     if rgb is not None:
-        readers[rgb].push(picture)
+        readers[rgb].push(through_jpeg(picture))
     if flow is not None:
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (previous, picture)]
         readers[flow].push(flow_image(pair_flow(*grey)))
@@ -148,11 +163,11 @@ def _to_length(features: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _kind_logits(features: dict[TsnStream, np.ndarray]) -> np.ndarray | None:
-    """Segment consensus over all frames, then the mean over streams that have a class head."""
+def _consensus(features: dict[TsnStream, np.ndarray]) -> np.ndarray | None:
+    """TSN's segment consensus over all frames, averaged over the streams that have classes: float32 (K,)."""
     logits = [
         stream.class_logits(torch.from_numpy(rows).to(next(stream.parameters()).device)).mean(dim=0).float().cpu()
         for stream, rows in features.items()
         if stream.config.class_names
     ]
-    return torch.stack(logits).mean(dim=0).numpy() if logits else None
+    return torch.stack(logits).mean(dim=0).softmax(dim=0).numpy() if logits else None

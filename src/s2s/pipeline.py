@@ -24,7 +24,7 @@ from s2s.config import Limits
 from s2s.errors import Canceled, InputError
 from s2s.events import OnProgress, Progress, ShouldStop, SoundEvent, Stage, ignore_progress, never_stop
 from s2s.features import Seen, watch
-from s2s.media.audio import finish, read_audio
+from s2s.media.audio import finish, mix, read_audio
 from s2s.media.mux import add_sound, check_output
 from s2s.media.probe import MediaInfo, probe
 from s2s.timing.detect import find_events
@@ -78,15 +78,15 @@ class GeneratedSound:
 class SoundGenerator:
     """Loaded once, used for many clips. A request's state is local to `generate`."""
 
-    def __init__(self, bundle: Bundle, device: str = "cpu"):
-        self._bundle, self._device = bundle, device
+    def __init__(self, bundle: Bundle):
+        self._bundle = bundle
         self._clip = bundle.manifest.clip
         self.categories: tuple[str, ...] = tuple(bundle.manifest.categories)
 
     @classmethod
     def from_bundle(cls, path: Path, device: str = "cpu") -> SoundGenerator:
         """Raises ArtifactError when the bundle is missing, damaged or of another version."""
-        return cls(load_bundle(path, device), device)
+        return cls(load_bundle(path, device))
 
     def generate(
         self,
@@ -103,18 +103,9 @@ class SoundGenerator:
         info = video
         if not isinstance(info, MediaInfo):
             with clock.stage(Stage.PROBE):
-                info = probe(video, limits)
+                info = probe(video, limits, should_stop)
         with clock.stage(Stage.FRAMES):  # FEATURES is part of the same pass
-            seen = watch(
-                info,
-                self._bundle.networks.get("tsn_rgb"),
-                self._bundle.networks.get("tsn_flow"),
-                self._clip,
-                limits=limits,
-                device=self._device,
-                on_progress=on_progress,
-                should_stop=should_stop,
-            )
+            seen = watch(info, self._bundle, limits=limits, on_progress=on_progress, should_stop=should_stop)
         with clock.stage(Stage.EVENTS):
             kinds, category, confidence = self._recognise(seen, options.category)
             events = self._find_events(seen, category)
@@ -163,21 +154,16 @@ class SoundGenerator:
         self._check(options)
         clock = _Clock(on_progress, should_stop)
         with clock.stage(Stage.PROBE):
-            info = probe(video, limits)
+            info = probe(video, limits, should_stop)
             check_output(info, output, options.reencode)
         sound = self.generate(info, limits=limits, options=options, on_progress=on_progress, should_stop=should_stop)
         with clock.stage(Stage.MUX):
-            original = None
             if options.mix_original and info.has_audio:
-                original = read_audio(video, sound.sample_rate, limits=limits, info=info)
+                original = read_audio(video, sound.sample_rate, limits=limits, info=info, should_stop=should_stop)
+                mixed = mix(sound.waveform, original, options.mix_original, sound.sample_rate)
+                sound = replace(sound, waveform=mixed)
             add_sound(
-                info,
-                sound.waveform,
-                sound.sample_rate,
-                output,
-                original=original,
-                mix_original=options.mix_original,
-                reencode=options.reencode,
+                info, sound.waveform, sound.sample_rate, output, reencode=options.reencode, should_stop=should_stop
             )
         return replace(sound, stage_seconds={**clock.seconds, **sound.stage_seconds, "mux": clock.seconds["mux"]})
 
@@ -200,11 +186,9 @@ class SoundGenerator:
         """-> kind probabilities float32 (K,), the kind, how sure."""
         if not self.categories:
             return np.zeros(0, np.float32), None, 0.0
-        if chosen is None and seen.kind_logits is not None:
-            shifted = np.exp(seen.kind_logits - seen.kind_logits.max())
-            probabilities = shifted / shifted.sum()
-            kind = int(probabilities.argmax())
-            confidence = float(probabilities[kind])
+        if chosen is None and seen.kind_probabilities is not None:
+            kind = int(seen.kind_probabilities.argmax())
+            confidence = float(seen.kind_probabilities[kind])
         else:
             kind, confidence = self.categories.index(chosen or self.categories[0]), float(chosen is not None)
         # One kind sounds, not a mixture: a decoder fed with half a drum and half a bell plays neither.
@@ -248,7 +232,7 @@ class SoundGenerator:
             part = (
                 regnet.predict_mel(
                     *(
-                        None if rows is None else torch.from_numpy(rows)[None].to(self._device)
+                        None if rows is None else torch.from_numpy(rows)[None].to(self._bundle.device)
                         for rows in (seen.visual[start:end], z, None if conditions is None else conditions[start:end])
                     )
                 )[0]
