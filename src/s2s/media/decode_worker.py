@@ -1,4 +1,4 @@
-"""The child process that decodes: `python -m s2s.media.decode_worker DESCRIPTOR REQUEST`. Started by `s2s.media.ffmpeg`.
+"""The child process that decodes. `s2s.media.ffmpeg` starts it: `python -m s2s.media.decode_worker DESCRIPTOR REQUEST`.
 
 It reads the one file whose descriptor it was given, through the one demuxer that the gate chose. Once that is open it
 gives up the right to open anything else (RLIMIT_NOFILE 0), so a file that names other files, or that takes the decoder
@@ -16,6 +16,7 @@ What it writes to standard output, all little-endian:
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import os
@@ -35,9 +36,9 @@ from s2s.errors import InputError
 
 VIDEO_DECODERS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "prores"}
 AUDIO_DECODERS = {
-    "aac", "aac_fixed", "opus", "libopus", "vorbis", "libvorbis", "mp3", "mp3float", "mp2", "mp2float", "alac", "flac", "ac3",
-    "eac3", "amrnb", "amrwb", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be", "pcm_f32le",
-    "pcm_f32be", "pcm_f64le", "pcm_u8", "pcm_s8", "pcm_mulaw", "pcm_alaw",
+    "aac", "opus", "libopus", "vorbis", "libvorbis", "mp3", "mp3float", "mp2", "mp2float", "alac", "flac", "ac3",
+    "eac3", "amrnb", "amrwb", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be",
+    "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_u8", "pcm_s8", "pcm_mulaw", "pcm_alaw",
 }
 GAP_S = 0.04  # sound that is later or earlier than its time stamps say by more than this is moved
 
@@ -97,6 +98,12 @@ def _video(container: av.container.InputContainer, threads: int) -> av.video.str
     return stream
 
 
+def _sounds(container: av.container.InputContainer) -> list[av.audio.stream.AudioStream]:
+    """The sound tracks that can be decoded."""
+    return [stream for stream in container.streams.audio
+            if stream.codec_context is not None and stream.codec_context.name in AUDIO_DECODERS]
+
+
 def _packets(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.Packet]:
     """Packets until the end or until the file is damaged beyond reading; the last one is the flush packet."""
     packets = container.demux(stream)
@@ -111,7 +118,7 @@ def _packets(container: av.container.InputContainer, stream: av.stream.Stream) -
     yield av.Packet()
 
 
-def _decode(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
+def _decode(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[av.frame.Frame]:
     """Frames in order of presentation; packets that cannot be decoded are left out."""
     for packet in _packets(container, stream):
         try:
@@ -141,19 +148,18 @@ def probe(container: av.container.InputContainer, request: dict) -> Iterator[tup
     if first is None or not times:
         raise _not_decodable()
     times.sort()
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False) if b > a]
+    gaps = [b - a for a, b in itertools.pairwise(times) if b > a]
     usual = statistics.median(gaps) if gaps else last_units
     step = Fraction(stream.time_base)
     duration = (times[-1] - times[0] + (last_units or Fraction(usual))) * step
     aspect = stream.sample_aspect_ratio or Fraction(1)
     # One time stamp of rounding is no variation: 1/30 s is 33 or 34 in units of a millisecond.
     varies = any(abs(gap - usual) > max(1.01, 0.1 * usual) for gap in gaps)
-    audio = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.name in AUDIO_DECODERS]
     yield b"I", {
         "stream_index": stream.index, "time_base": str(step), "start_units": times[0], "duration": str(duration),
         "n_frames": len(times), "width": first.width, "height": first.height, "rotation": int(first.rotation) % 360,
         "pixel_aspect": str(aspect), "codec": stream.codec_context.codec.canonical_name, "variable": varies,
-        "has_audio": bool(audio),
+        "has_audio": bool(_sounds(container)),
     }, ()
 
 
@@ -212,7 +218,7 @@ class _Painter:
 
 
 def audio(container: av.container.InputContainer, request: dict) -> Iterator[tuple]:
-    found = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.name in AUDIO_DECODERS]
+    found = _sounds(container)
     if not found:
         raise InputError("The file has no sound track that can be read.", hint="Send a file with sound.")
     stream, rate = found[0], request["sample_rate"]
@@ -222,35 +228,27 @@ def audio(container: av.container.InputContainer, request: dict) -> Iterator[tup
     resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
     start, written, most = Fraction(request["start"]), 0, int(request["max_s"] * rate)
 
-    def place(samples: np.ndarray, at: int) -> np.ndarray:
-        """Cut or lead with silence so that `samples` start at sample `at`, unless they follow on anyway."""
-        if abs(at - written) > GAP_S * rate or written == 0:
-            samples = samples[written - at:] if at < written else np.concatenate([np.zeros(at - written, "f4"), samples])
-        return samples
-
-    expected = None
-    for frame in _decode(container, stream):
-        if frame.pts is not None:
-            expected = round((frame.pts * Fraction(frame.time_base) - start) * rate)
-        frame.pts = None
+    for frame in itertools.chain(_decode(container, stream), [None]):  # None: what the resampler still holds
+        at = written
+        if frame is not None and frame.pts is not None:
+            said = round((frame.pts * Fraction(frame.time_base) - start) * rate)
+            if written == 0 or abs(said - written) > GAP_S * rate:
+                at = said
+            frame.pts = None  # the resampler would stretch the sound to fit
+        if at > most:
+            break
         for small in resampler.resample(frame):
             samples = small.to_ndarray()[0]
-            at = written if expected is None else max(expected, -10 * rate)
-            if at > most:
-                return
-            samples = place(samples, at)[:most - written]
-            expected = None
+            if at < written:
+                samples, at = samples[written - at:], at + len(samples)
+            elif at > written:
+                samples, at = np.concatenate([np.zeros(at - written, "f4"), samples]), at + len(samples)
+            samples = samples[:most - written]
+            written += len(samples)
             if len(samples):
-                written += len(samples)
                 yield b"A", {"n": len(samples)}, [samples.astype("<f4")]
         if written >= most:
             break
-    tail = [small.to_ndarray()[0] for small in resampler.resample(None)]
-    for samples in tail:
-        samples = samples[:most - written]
-        if len(samples):
-            written += len(samples)
-            yield b"A", {"n": len(samples)}, [samples.astype("<f4")]
     yield b"E", {"n_samples": written}, ()
 
 

@@ -1,7 +1,7 @@
 """The only place that starts processes for media: ffmpeg itself, and the decode worker.
 
-Every child gets an argument list (never a shell), no standard input, a session of its own, resource limits, a clock, and
-dies with the thread that started it (PR_SET_PDEATHSIG): a model server that is killed leaves no ffmpeg behind.
+Every child gets an argument list (never a shell), no standard input, a session of its own, resource limits, a clock,
+and dies with the thread that started it (PR_SET_PDEATHSIG): a model server that is killed leaves no ffmpeg behind.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ POLL_S = 0.1  # how often `should_stop` is asked while a child works
 STDERR_BYTES = 8192  # of the end of a child's complaints that are kept
 SOURCE_ROOT = str(Path(s2s.__file__).resolve().parents[1])
 
-# Run by a bare interpreter that then becomes the program. A `preexec_fn` would do the same but can deadlock in a process
-# with threads, and it makes every start copy the page tables of a large parent.
+# Run by a bare interpreter that then becomes the program. A `preexec_fn` would do the same but can deadlock in a
+# process with threads, and it makes every start copy the page tables of a large parent.
 LAUNCHER = """
 import ctypes, json, os, resource, signal, sys
 parent, limits = int(sys.argv[1]), json.loads(sys.argv[2])
@@ -198,7 +198,8 @@ def find_ffmpeg() -> str:
     if wanted:
         found = shutil.which(wanted)
         if not found:
-            raise ArtifactError(f"S2S_FFMPEG names {wanted!r}, which is not a program.", hint="Correct or unset S2S_FFMPEG.")
+            raise ArtifactError(f"S2S_FFMPEG names {wanted!r}, which is not a program.",
+                                hint="Correct or unset S2S_FFMPEG.")
         return found
     if found := shutil.which("ffmpeg"):
         return found
@@ -216,7 +217,7 @@ def run_ffmpeg(args: Sequence[str], timeout_s: float = 120.0, *, file_bytes: int
 
     Raises ProcessingError with ffmpeg's own words when it fails or exceeds `timeout_s`, Canceled when stopped.
     """
-    limits = ChildLimits(wall_s=timeout_s, cpu_s=int(4 * timeout_s) + 1, memory_bytes=memory_bytes, file_bytes=file_bytes)
+    limits = ChildLimits(timeout_s, cpu_s=int(4 * timeout_s) + 1, memory_bytes=memory_bytes, file_bytes=file_bytes)
     argv = [find_ffmpeg(), "-nostdin", "-hide_banner", "-v", "error", *args]
     with Child(argv, limits, pass_fds=pass_fds, should_stop=should_stop) as child:
         try:

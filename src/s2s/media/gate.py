@@ -1,8 +1,8 @@
 """Is this file a video that we are willing to open? Decided in pure Python before any C code sees a byte.
 
-`check_container` walks the box or element structure of MP4/MOV (ISO 14496-12) and WebM/Matroska (RFC 9559) with a budget
-for boxes, depth and memory, and refuses everything else: playlists and scripts that make a player open other files,
-pictures, archives, absurd sizes. Standard library only, so the gateway can use it with nothing else installed.
+`check_container` walks the box or element structure of MP4/MOV (ISO 14496-12) and WebM/Matroska (RFC 9559) with a
+budget for boxes, depth and memory, and refuses everything else: playlists and scripts that make a player open other
+files, pictures, archives, absurd sizes. Standard library only, so the gateway needs nothing else installed for it.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ CODEC_OF_CODEC_ID = {
     "V_MPEG4/ISO/ASP": "mpeg4", "V_MPEG4/ISO/SP": "mpeg4", "V_MJPEG": "mjpeg",
 }
 VIDEO_CODECS = frozenset(CODEC_OF_SAMPLE_ENTRY.values()) | frozenset(CODEC_OF_CODEC_ID.values())
-PICTURE_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"crx ", b"jp2 ",
-                  b"jpx ", b"jpm "}
-VIDEO_BRAND = re.compile(rb"iso[m0-9a-z]|mp4[12]|mp71|avc1|hvc1|av01|M4[AVBP] |M4V[HP]|qt  |3g[2pers][0-9a-z]|3ge[0-9]|dash|"
-                         rb"MSNV|mmp4|f4v |F4V |XAVC|cmf[cfs2]|NDS[CHMPSX]|dby1|CAEP|niko|pana", re.S)
+PICTURE_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"crx ",
+                  b"jp2 ", b"jpx ", b"jpm "}
+VIDEO_BRAND = re.compile(rb"iso[m0-9a-z]|mp4[12]|mp71|avc1|hvc1|av01|M4[AVBP] |M4V[HP]|qt  |3g[2pers][0-9a-z]|3ge[0-9]|"
+                         rb"dash|MSNV|mmp4|f4v |F4V |XAVC|cmf[cfs2]|NDS[CHMPSX]|dby1|CAEP|niko|pana", re.S)
 HINT_CONVERT = "Convert it to MP4 (H.264) or WebM and try again."
+HINT_SEND = "Send an MP4, MOV or WebM video."
 HINT_WHOLE = "Copy or download it again, or export it again from the program that made it."
 HINT_SHORTER = "Cut a shorter piece and try again."
 
@@ -80,7 +81,7 @@ def open_regular(path: Path | str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "the name is not valid"
-        raise InputError(f"The file {Path(str(path)).name!r} cannot be read: {reason}.", hint="Check the name.") from exc
+        raise InputError(f"{Path(str(path)).name!r} cannot be read: {reason}.", hint="Check the name.") from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError(f"{Path(str(path)).name!r} is not a file.", hint="Give the path of a video file.")
@@ -99,11 +100,11 @@ def check_descriptor(descriptor: int, limits: Limits) -> Container:
     if video is None:
         raise InputError("The file has no video track.", code="no_video_track", hint="Send a clip with a picture.")
     if video.codec is None:
-        raise InputError(f"The picture is coded as {video.codec_tag}, which is not supported.", code="unsupported_codec",
-                         hint=HINT_CONVERT)
+        raise InputError(f"The picture is coded as {video.codec_tag}, which is not supported.",
+                         code="unsupported_codec", hint=HINT_CONVERT)
     _check_track(video, limits, whole)
-    return Container(family, {"mp4": "mov", "webm": "matroska"}[family], brand, video.duration_s, video.width, video.height,
-                     video.codec, video.n_frames, any(track.kind == "audio" for track in tracks))
+    return Container(family, "mov" if family == "mp4" else "matroska", brand, video.duration_s, video.width,
+                     video.height, video.codec, video.n_frames, any(track.kind == "audio" for track in tracks))
 
 
 # --- what both families share -----------------------------------------------------------------------------------------
@@ -132,17 +133,17 @@ def _check_track(track: _Track, limits: Limits, whole: bool) -> None:
             raise truncated()
         raise InputError("The video track holds no pictures.", code="no_video_track", hint=HINT_WHOLE)
     check_duration(track.duration_s, limits)
-    if track.n_frames > 1.02 * limits.max_frames_per_s * track.duration_s + 2:
-        raise InputError(
-            f"The clip has {track.n_frames / track.duration_s:.0f} frames a second; {limits.max_frames_per_s:g} is the limit.",
-            code="too_many_frames", hint="Convert it to a lower frame rate.")
+    rate = (track.n_frames - 2) / track.duration_s
+    if rate > 1.02 * limits.max_frames_per_s:
+        raise InputError(f"The clip has {rate:.0f} frames a second; {limits.max_frames_per_s:g} is the limit.",
+                         code="too_many_frames", hint="Convert it to a lower frame rate.")
 
 
 def check_duration(duration_s: float, limits: Limits) -> None:
     """Raises InputError too_long or too_short."""
     if duration_s > limits.max_duration_s + DURATION_SLACK_S:
-        raise InputError(f"The clip is {duration_s:.1f} s long; {limits.max_duration_s:g} s is the limit.", code="too_long",
-                         hint=HINT_SHORTER)
+        raise InputError(f"The clip is {duration_s:.1f} s long; {limits.max_duration_s:g} s is the limit.",
+                         code="too_long", hint=HINT_SHORTER)
     if duration_s < limits.min_duration_s - 1e-3:
         raise InputError(f"The clip is {duration_s:.2f} s long; it must be at least {limits.min_duration_s:g} s.",
                          code="too_short", hint="Send a longer clip.")
@@ -175,7 +176,8 @@ KNOWN_HEADS: list[tuple[bytes, str, str]] = [
     (rb"PK\x03\x04|PK\x05\x06|\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ", "an archive", "not_a_video"),
     (rb"%PDF", "a PDF document", "not_a_video"),
     (rb"\x7fELF|MZ", "a program", "not_a_video"),
-    (rb"RIFF....WAVE|ID3|\xff[\xfb\xf3\xf2\xf1\xf9]|fLaC|OggS.{24,26}(OpusHead|\x01vorbis)", "a sound file", "no_video_track"),
+    (rb"RIFF....WAVE|ID3|\xff[\xfb\xf3\xf2\xf1\xf9]|fLaC", "a sound file", "no_video_track"),
+    (rb"OggS.{24,26}(OpusHead|\x01vorbis)", "a sound file", "no_video_track"),
     (rb"RIFF....AVI ", "an AVI video", "unsupported_container"),
     (rb"OggS", "an Ogg video", "unsupported_container"),
     (rb"FLV\x01", "a Flash video", "unsupported_container"),
@@ -184,8 +186,8 @@ KNOWN_HEADS: list[tuple[bytes, str, str]] = [
     (rb"\0\0\0\x01[\x67\x27\x40\x42\x46]|DKIF", "a raw video stream", "unsupported_container"),
     (rb"\.RMF", "a RealMedia video", "unsupported_container"),
 ]
-TOP_LEVEL_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"moof", b"styp", b"sidx", b"ssix",
-                   b"mfra", b"meta", b"pdin", b"emsg", b"prft", b"udta", b"PICT"}
+TOP_LEVEL_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"moof", b"styp", b"sidx",
+                   b"ssix", b"mfra", b"meta", b"pdin", b"emsg", b"prft", b"udta", b"PICT"}
 
 
 def _family(head: bytes, size: int) -> str:
@@ -198,10 +200,10 @@ def _family(head: bytes, size: int) -> str:
         return "mp4"
     for pattern, name, code in KNOWN_HEADS:
         if re.match(pattern, head.lstrip() if head[:1].isspace() else head, re.S):
-            wanted = "not a video that can be used here" if code == "unsupported_container" else "not a video"
-            raise InputError(f"The file is {name}, {wanted}.", code=code,
-                             hint=HINT_CONVERT if code == "unsupported_container" else "Send an MP4, MOV or WebM video.")
-    raise InputError("The file is not a video.", code="not_a_video", hint="Send an MP4, MOV or WebM video.")
+            if code == "unsupported_container":
+                raise InputError(f"The file is {name}, a kind that cannot be used here.", code=code, hint=HINT_CONVERT)
+            raise InputError(f"The file is {name}, not a video.", code=code, hint=HINT_SEND)
+    raise InputError("The file is not a video.", code="not_a_video", hint=HINT_SEND)
 
 
 class _Source:
@@ -281,7 +283,8 @@ class _Mp4:
                     raise truncated()
                 if kind != b"mdat" and not have_moov:
                     raise truncated()
-                if kind == b"mdat" and (not have_moov or source.size - position < STILL_THERE * size) and not self.fragmented:
+                much_is_lost = not have_moov or source.size - position < STILL_THERE * size
+                if kind == b"mdat" and much_is_lost and not self.fragmented:
                     raise truncated()
             if kind == b"ftyp":
                 brand = self._brand(source.read(position + header, min(size - header, 1024)))
@@ -312,7 +315,7 @@ class _Mp4:
     def _brand(body: bytes) -> str:
         brands = [body[:4], *(body[at:at + 4] for at in range(8, len(body) - 3, 4))]
         if brands[0] in PICTURE_BRANDS:
-            raise InputError("The file is a picture, not a video.", code="not_a_video", hint="Send an MP4, MOV or WebM video.")
+            raise InputError("The file is a picture, not a video.", code="not_a_video", hint=HINT_SEND)
         if not any(VIDEO_BRAND.fullmatch(brand) for brand in brands):
             raise InputError("The file is of a kind of MP4 that is not supported.", code="unsupported_container",
                              hint=HINT_CONVERT)
@@ -342,8 +345,8 @@ class _Mp4:
         if kinds & {b"rmra", b"rmda"}:
             raise external_reference()
         if b"cmov" in kinds:
-            raise InputError("The index of the file is compressed, which is not supported.", code="unsupported_container",
-                             hint=HINT_CONVERT)
+            raise InputError("The index of the file is compressed, which is not supported.",
+                             code="unsupported_container", hint=HINT_CONVERT)
         self.fragmented = b"mvex" in kinds
         for kind, start, end in top:
             if kind == b"mvhd":
@@ -411,7 +414,8 @@ class _Mp4:
         version, count = data[start], struct.unpack_from(">I", data, start + 4)[0]
         code = struct.Struct(">Qq4x" if version == 1 else ">Ii4x")
         if count > MAX_EDITS:
-            raise InputError("The clip is made of too many edits.", code="unsupported_container", hint="Export it as one piece.")
+            raise InputError("The clip is made of too many edits.", code="unsupported_container",
+                             hint="Export it as one piece.")
         if start + 8 + count * code.size > end:
             raise _damaged("an edit list is too short")
         shown = sum(units for units, media_time in code.iter_unpack(data[start + 8:start + 8 + count * code.size])
@@ -452,9 +456,12 @@ class _Mp4:
                 raise _damaged("it has too many sample descriptions")
             if track.kind != "video":
                 continue
-            track.codec = CODEC_OF_SAMPLE_ENTRY.get(kind) if index == 0 or track.codec else None
-            if index == 0 or track.codec is None:
-                track.codec_tag = "encrypted" if kind == b"encv" else repr(kind.decode("latin-1").strip())
+            codec = CODEC_OF_SAMPLE_ENTRY.get(kind)
+            if index == 0:
+                track.codec = codec
+            if codec is None or codec != track.codec:  # of several descriptions, all must be of the one codec
+                track.codec = None
+                track.codec_tag = "encrypted" if kind == b"encv" else ascii(kind.decode("latin-1").strip())
             if stop - at < 28:
                 raise _damaged("its picture has no description")
             width, height = struct.unpack_from(">HH", data, at + 24)
@@ -464,14 +471,15 @@ class _Mp4:
         for kind, start, end in self._boxes(data):
             if kind != b"traf":
                 continue
-            track, units = None, 0
+            track, units = None, 0  # whose samples, and how long one of them lasts
             for inner, at, stop in self._boxes(data, start, end):
                 if inner == b"tfhd" and stop - at >= 8:
                     flags, number = struct.unpack_from(">II", data, at)
                     track = next((t for t in self.tracks if t.number == number), None)
                     skip = 8 + 8 * bool(flags & 1) + 4 * bool(flags & 2)
-                    has_units = flags & 8 and stop - at >= skip + 4
-                    units = struct.unpack_from(">I", data, at + skip)[0] if has_units else track.default_units if track else 0
+                    units = track.default_units if track else 0
+                    if flags & 8 and stop - at >= skip + 4:
+                        units = struct.unpack_from(">I", data, at + skip)[0]
                 elif inner == b"trun" and track is not None and stop - at >= 8:
                     self._run(track, data, at, stop, units)
 
@@ -508,7 +516,7 @@ def external_reference() -> InputError:
 
 EBML, SEGMENT, INFO, TRACKS, CLUSTER, BLOCK_GROUP = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1654AE6B, 0x1F43B675, 0xA0
 TIMESTAMP, SIMPLE_BLOCK, BLOCK = 0xE7, 0xA3, 0xA1
-MASTERS = {0xAE, 0xE0, 0x6D80, 0x6240, 0x5034}  # TrackEntry, Video, ContentEncodings, ContentEncoding, ContentCompression
+MASTERS = {0xE0, 0x6D80, 0x6240, 0x5034}  # Video, ContentEncodings, ContentEncoding, ContentCompression
 
 
 @dataclass
@@ -601,7 +609,7 @@ class _WebM:
             if element is None or size is None or body + size > len(data):
                 raise _damaged("its parts do not fit into each other")
             yield element, data[body:body + size]
-            if element in MASTERS and element != 0xAE and depth < 6:
+            if element in MASTERS and depth < 6:
                 yield from self._fields(data[body:body + size], depth + 1)
             position = body + size
 
@@ -637,7 +645,7 @@ class _WebM:
             number = _uint(fields.get(0xD7, b""))
             track = _WebMTrack({1: "video", 2: "audio"}.get(_uint(fields.get(0x83, b"")), "other"), number)
             name = fields.get(0x86, b"").rstrip(b"\0").decode("latin-1")
-            track.codec, track.codec_tag = CODEC_OF_CODEC_ID.get(name), repr(name[:32])
+            track.codec, track.codec_tag = CODEC_OF_CODEC_ID.get(name), ascii(name[:32])
             track.width, track.height = _uint(fields.get(0xB0, b"")), _uint(fields.get(0xBA, b""))
             track.default_s = _uint(fields.get(0x23E383, b"")) / 1e9
             if track.kind == "video":

@@ -34,7 +34,7 @@ def suffixes_for(info: MediaInfo, reencode: bool = False) -> tuple[str, ...]:
 
 
 def check_output(info: MediaInfo, output: Path | str, reencode: bool = False) -> None:
-    """Raises InputError (bad_output) when the picture cannot be put into a file of this name. Call it before the work."""
+    """Call before the work. Raises InputError (bad_output) when no file of this name can hold the picture."""
     output = Path(output)
     able = suffixes_for(info, reencode)
     if output.suffix.lower() not in able:
@@ -91,11 +91,11 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
         if muxer in ("mp4", "mov"):
             args += ["-movflags", "+faststart"]
             if not reencode:  # the same clock as before, also for the edit lists, so that no time stamp is rounded
-                clock = str(info.time_base.denominator)
-                args += ["-video_track_timescale", clock, "-movie_timescale", clock]
+                clock = info.time_base.denominator
+                args += ["-video_track_timescale", str(clock), "-movie_timescale", str(clock * -(-1000 // clock))]
         wall_s = 60 + size / 5e6 + info.duration_s + (info.n_frames * (0.05 + 0.3 * pixels / 1e6) if reencode else 0)
-        run_ffmpeg([*args, "-f", muxer, f"file:{part}"], timeout_s or wall_s, pass_fds=[samples], should_stop=should_stop,
-                   file_bytes=(4 if reencode else 1) * size + int(info.duration_s * 50_000) + (64 << 20),
+        run_ffmpeg([*args, "-f", muxer, f"file:{part}"], timeout_s or wall_s, pass_fds=[samples],
+                   should_stop=should_stop, file_bytes=(4 if reencode else 1) * size + int(info.duration_s * 50_000) + (64 << 20),
                    memory_bytes=(3 << 30) + (400 * pixels if reencode else 0))
 
 

@@ -68,12 +68,12 @@ def probe(path: Path | str, limits: Limits, should_stop: ShouldStop = never_stop
     if duration < KEPT * container.duration_s or (duration < limits.min_duration_s < container.duration_s):
         raise gate.truncated(f"Only {float(duration):.1f} s of {container.duration_s:.1f} s of the video are there.")
     gate.check_duration(float(duration), limits)
-    width, height = round(answer["width"] * Fraction(answer["pixel_aspect"])), answer["height"]
+    width, height = max(1, round(answer["width"] * Fraction(answer["pixel_aspect"]))), answer["height"]
     rotation = 90 * round(answer["rotation"] / 90) % 360
     if rotation % 180:
         width, height = height, width
     return MediaInfo(
-        path=path, container=container, duration_s=float(duration), width=max(1, width), height=height, rotation_deg=rotation,
+        path=path, container=container, duration_s=float(duration), width=width, height=height, rotation_deg=rotation,
         n_frames=answer["n_frames"], average_fps=float(answer["n_frames"] / duration), video_codec=answer["codec"],
         has_audio=answer["has_audio"], start_time_s=float(answer["start_units"] * step),
         variable_frame_rate=answer["variable"], stream_index=answer["stream_index"], time_base=step,
@@ -89,7 +89,8 @@ def child_limits(width: int, height: int, wall_s: float) -> ChildLimits:
     return ChildLimits(wall_s=wall_s, cpu_s=int(2 * wall_s) + 1, memory_bytes=(3 << 29) + 96 * width * height)
 
 
-def run_worker(request: dict, source: int, limits: ChildLimits, should_stop: ShouldStop) -> Iterator[tuple[bytes, dict, Child]]:
+def run_worker(request: dict, source: int, limits: ChildLimits,
+               should_stop: ShouldStop) -> Iterator[tuple[bytes, dict, Child]]:
     """(kind, header, child) of each record; the arrays of a record must be read from the child before the next one.
 
     The child is gone when this generator ends, is closed or raises. Raises InputError, Canceled, ProcessingError.

@@ -22,7 +22,7 @@ THREADS = max(1, min(2, len(os.sched_getaffinity(0))))  # of the decoder
 class DecodedFrame:
     time_s: float  # of presentation, from the start of the video
     grey: np.ndarray  # uint8 (h, w), upright, full range
-    rgb: np.ndarray | None  # uint8 (H, W, 3), upright, squashed to the size asked for; None when no tick shows this frame
+    rgb: np.ndarray | None  # uint8 (H, W, 3), upright, squashed; None when no tick shows this frame
     rgb_ticks: tuple[int, ...]  # indices k of the rgb grid, at k / rgb_rate seconds, that show this frame
 
 
@@ -44,20 +44,21 @@ def decode_frames(info: MediaInfo, *, grey_pixels: int = 14_400, rgb_size: tuple
                   ) -> Iterator[DecodedFrame]:
     """Every frame, in order of presentation, small and grey; and in colour where the grid of `rgb_rate` looks.
 
-    The tick k of the grid shows the last frame with time <= k / rgb_rate, so slow videos repeat and fast ones skip. Every
-    tick before the end of the video is served exactly once, in order. `rgb_size` is (H, W).
+    The tick k of the grid shows the last frame with time <= k / rgb_rate, so slow videos repeat and fast ones skip.
+    Every tick before the end of the video is served exactly once, in order. `rgb_size` is (H, W).
 
     Raises InputError: truncated when less than 90 % of the promised duration, or less than the shortest clip, can be
-    decoded; too_many_frames, picture_too_large, bad_input when it takes too long. Raises Canceled. The child is gone when
-    the generator ends, for whatever reason.
+    decoded; too_many_frames, picture_too_large, bad_input when it takes too long. Raises Canceled. The child is gone
+    when the generator ends, for whatever reason.
     """
     wants_rgb = rgb_size is not None and rgb_rate is not None
     height, width = grey_size(info.width, info.height, grey_pixels)
     request = {
         "job": "frames", "demuxer": info.container.demuxer, "max_pixels": max_pixels(limits),
         "max_frames": limits.max_frames, "start_units": info.start_units, "duration": str(info.exact_duration),
-        "rotation": info.rotation_deg, "threads": THREADS, "grey": (height, width), "rgb": rgb_size if wants_rgb else None,
-        "rate": str(rgb_rate) if wants_rgb else None, "n_ticks": n_ticks(info.duration_s, rgb_rate) if wants_rgb else 0,
+        "rotation": info.rotation_deg, "threads": THREADS, "grey": (height, width),
+        "rgb": rgb_size if wants_rgb else None, "rate": str(rgb_rate) if wants_rgb else None,
+        "n_ticks": n_ticks(info.duration_s, rgb_rate) if wants_rgb else 0,
     }
     source, end_s = gate.open_regular(info.path), 0.0
     megapixels = info.width * info.height / 1e6
