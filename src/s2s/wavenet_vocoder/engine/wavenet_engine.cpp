@@ -1,0 +1,915 @@
+// Autoregressive WaveNet sampling on a CPU: the whole time loop in one call.
+//
+// What is precomputed, how memory is laid out and why the result is exact: references/wavenet-engine.md.
+// One source, compiled three times by including itself: portable, AVX2 + FMA, AVX-512 + VNNI. The part between
+// `#ifdef S2S_ISA` and `#else` is that body; the rest is shared: memory, description of the net, C interface.
+//
+// Letters: B streams (clips, windows or segments), R residual, H half of the gate, G = 2H, S skip, C conditioning,
+// L layers, K columns of a matrix. Activations are [stream][channel]; channels are padded to 16 with zeros.
+
+#ifdef S2S_ISA
+
+namespace S2S_ISA {
+
+constexpr int W = S2S_WIDTH;    // floats in a vector
+constexpr int NV = S2S_VECTORS;  // vectors in a panel of output rows
+constexpr int P = W * NV;        // rows in a panel
+constexpr int NC = 6;            // most columns that one kernel call holds in registers
+constexpr int OFFSET = S2S_ACT_OFFSET;  // int8 activations are stored as q + OFFSET in a byte
+
+typedef float vf __attribute__((vector_size(W * 4), may_alias));
+typedef float vfu __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(W * 4), may_alias));
+typedef int32_t viu __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef uint8_t vb __attribute__((vector_size(W)));
+
+#define S2S_INLINE static inline __attribute__((always_inline))
+
+S2S_INLINE vf load(const float* p) { return *reinterpret_cast<const vfu*>(p); }
+S2S_INLINE vi load(const int32_t* p) { return *reinterpret_cast<const viu*>(p); }
+S2S_INLINE void store(float* p, vf v) { *reinterpret_cast<vfu*>(p) = v; }
+S2S_INLINE void store(int32_t* p, vi v) { *reinterpret_cast<viu*>(p) = v; }
+S2S_INLINE vf splat(float s) { return s - vf{}; }
+S2S_INLINE vi splat(int32_t s) { return s - vi{}; }
+
+// ---- kernels: y[c][rows] += W[rows][k] x[c][k]; per output the products are added in the order of k, always ---------
+
+template <class T> struct Kind;
+template <> struct Kind<float> {  // weights [panel][k][row]
+    using Act = float; using Acc = float; using V = vf;
+    static constexpr int STEP = 1, BLOCK = 128;  // columns a kernel step takes; columns whose panel fits in L1
+    S2S_INLINE V spread(const float* x) { return splat(*x); }
+    S2S_INLINE V weights(const float* w) { return *reinterpret_cast<const vf*>(w); }
+    S2S_INLINE V dot(V acc, V w, V x) { return acc + w * x; }
+};
+template <> struct Kind<int8_t> {  // weights [panel][k / 4][row][4]
+    using Act = uint8_t; using Acc = int32_t; using V = vi;
+    static constexpr int STEP = 4, BLOCK = 512;
+    S2S_INLINE V spread(const uint8_t* x) { int32_t quad; __builtin_memcpy(&quad, x, 4); return splat(quad); }
+    S2S_INLINE V weights(const int8_t* w) { return *reinterpret_cast<const vi*>(w); }
+    S2S_INLINE V dot(V acc, V w, V x) { return S2S_DOT(acc, w, x); }
+};
+
+template <class T, int nv, int nc>
+static void kernel(const T* w, const typename Kind<T>::Act* x, long ldx, typename Kind<T>::Acc* y, long ldy, int k,
+                   const char* ahead, long ahead_step) {
+    using D = Kind<T>;
+    typename D::V acc[nc][nv];
+    for (int c = 0; c < nc; c++)
+        for (int v = 0; v < nv; v++) acc[c][v] = load(y + c * ldy + v * W);
+    int i = 0;
+    do {  // never empty: sums stay in registers
+        __builtin_prefetch(ahead, 0, 2);  // the next block of weights comes to L2 while this one is used
+        ahead += ahead_step;
+        typename D::V wv[nv];
+        for (int v = 0; v < nv; v++) wv[v] = D::weights(w + v * W * D::STEP);
+        for (int c = 0; c < nc; c++) {
+            const typename D::V xv = D::spread(x + c * ldx + i);
+            for (int v = 0; v < nv; v++) acc[c][v] = D::dot(acc[c][v], wv[v], xv);
+        }
+        w += nv * W * D::STEP;
+    } while ((i += D::STEP) < k);
+    for (int c = 0; c < nc; c++)
+        for (int v = 0; v < nv; v++) store(y + c * ldy + v * W, acc[c][v]);
+}
+
+// One column and `np` panels at once: enough independent sums to hide the latency of an addition.
+template <class T, int nv, int np>
+static void kernel1(const T* w, long panel, const typename Kind<T>::Act* x, typename Kind<T>::Acc* y, int k) {
+    using D = Kind<T>;
+    typename D::V acc[np][nv];
+    for (int p = 0; p < np; p++)
+        for (int v = 0; v < nv; v++) acc[p][v] = load(y + (p * nv + v) * W);
+    int i = 0;
+    do {
+        const typename D::V xv = D::spread(x + i);
+        for (int p = 0; p < np; p++)
+            for (int v = 0; v < nv; v++) {
+                const T* at = w + p * panel + v * W * D::STEP;
+                __builtin_prefetch(reinterpret_cast<const char*>(at) + 2048, 0, 3);
+                acc[p][v] = D::dot(acc[p][v], D::weights(at), xv);
+            }
+        w += nv * W * D::STEP;
+    } while ((i += D::STEP) < k);
+    for (int p = 0; p < np; p++)
+        for (int v = 0; v < nv; v++) store(y + (p * nv + v) * W, acc[p][v]);
+}
+
+template <class T> struct Matrix {
+    const T* data = nullptr;
+    int rows = 0, cols = 0;          // padded
+    const float* scale = nullptr;    // int8: value of one unit of the sum, per row
+    const int32_t* start = nullptr;  // int8: where a sum starts, so that OFFSET cancels
+};
+
+template <class T>
+using Kernel = void (*)(const T*, const typename Kind<T>::Act*, long, typename Kind<T>::Acc*, long, int, const char*, long);
+
+template <class T, int nv> static Kernel<T> pick_columns(int nc) {
+    static const Kernel<T> table[NC] = {kernel<T, nv, 1>, kernel<T, nv, 2>, kernel<T, nv, 3>,
+                                        kernel<T, nv, 4>, kernel<T, nv, 5>, kernel<T, nv, 6>};
+    return table[nc - 1];
+}
+template <class T> static Kernel<T> pick(int nv, int nc) {
+    if constexpr (NV >= 4) {
+        if (nv == 4) return pick_columns<T, 4>(nc);
+        if (nv == 3) return pick_columns<T, 3>(nc);
+    }
+    return nv == 2 ? pick_columns<T, 2>(nc) : pick_columns<T, 1>(nc);
+}
+
+// y[c][:] += M x[c][:] for n columns.
+template <class T>
+static void multiply(const Matrix<T>& m, const typename Kind<T>::Act* x, long ldx, typename Kind<T>::Acc* y, long ldy, int n) {
+    int row = 0;
+    if (n == 1) {
+        constexpr int np = 8 / NV;
+        for (; row + np * P <= m.rows; row += np * P)
+            kernel1<T, NV, np>(m.data + long(row) * m.cols, long(P) * m.cols, x, y + row, m.cols);
+        for (; row + P <= m.rows; row += P) kernel1<T, NV, 1>(m.data + long(row) * m.cols, 0, x, y + row, m.cols);
+        for (; row < m.rows; row += W) kernel1<T, 1, 1>(m.data + long(row) * m.cols, 0, x, y + row, m.cols);
+        return;
+    }
+    constexpr int BLOCK = Kind<T>::BLOCK, STEP = Kind<T>::STEP;
+    const int groups = (n + NC - 1) / NC;
+    while (row < m.rows) {
+        const int nv = m.rows - row >= P ? NV : 1;  // a last panel that is not full is made of single vectors
+        for (int k = 0; k < m.cols; k += BLOCK) {
+            const int kn = m.cols - k < BLOCK ? m.cols - k : BLOCK;
+            const T* block = m.data + long(row) * m.cols + long(k) * nv * W;
+            const long bytes = long(kn) * nv * W * sizeof(T);
+            const char* next = reinterpret_cast<const char*>(block) + bytes;
+            for (int g = 0; g < groups; g++) {
+                const int c = long(n) * g / groups, c_end = long(n) * (g + 1) / groups;
+                pick<T>(nv, c_end - c)(block, x + c * ldx + k, ldx, y + c * ldy + row, ldy, kn,
+                                       next + bytes * g / groups, bytes / groups * STEP / kn);
+            }
+        }
+        row += nv * W;
+    }
+}
+
+// dense (rows, cols) -> panels. The same order of bytes that `multiply` reads.
+template <class T> static void pack(Arena& arena, Matrix<T>& m, const T* dense, int rows, int cols) {
+    constexpr int STEP = Kind<T>::STEP;
+    T* out = arena.take<T>(long(rows) * cols);
+    m.data = out; m.rows = rows; m.cols = cols;
+    for (int row = 0; row < rows;) {
+        const int height = rows - row >= P ? P : W;
+        for (int k = 0; k < cols; k += STEP)
+            for (int r = 0; r < height; r++)
+                for (int j = 0; j < STEP; j++) *out++ = dense[long(row + r) * cols + k + j];
+        row += height;
+    }
+}
+
+// ---- pointwise -----------------------------------------------------------------------------------------------------
+
+S2S_INLINE vf clamp(vf x, float low, float high) {
+    x = x < low ? splat(low) : x;
+    return x > high ? splat(high) : x;
+}
+
+// e^x for |x| <= 80, relative error below 2e-7 (Cephes polynomial).
+S2S_INLINE vf exponential(vf x) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer that sits in the low bits
+    const vf shifted = x * 1.44269504088896341f + magic;
+    const vf n = shifted - magic;
+    vf r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return (vf)((vi)p + ((vi)shifted << 23));
+}
+
+// tanh(a) * sigmoid(b) with one division.
+S2S_INLINE vf gate(vf a, vf b) {
+    const vf ea = exponential(clamp(a * -2.0f, -40.0f, 40.0f)), eb = exponential(clamp(-b, -40.0f, 40.0f));
+    return (1.0f - ea) / ((1.0f + ea) * (1.0f + eb));
+}
+
+S2S_INLINE void store_quantised(uint8_t* p, vf x, float per_unit) {
+    const float magic = 12582912.0f;
+    const vf rounded = clamp(x * per_unit, -127.0f, 127.0f) + magic;
+    const vi q = (vi)rounded - (0x4B400000 - OFFSET);
+    const vb bytes = __builtin_convertvector((vi)(q & 255), vb);
+    __builtin_memcpy(p, &bytes, W);
+}
+
+// ---- the net, packed for this instruction set ----------------------------------------------------------------------
+
+template <class T> struct Layer {
+    int dilation, ahead;  // samples of this layer whose past taps are known at once
+    Matrix<T> current, out, skip, columns;
+    Matrix<T>* past;       // [kernel - 1], nearest tap first
+    Matrix<float> table;   // conditioning per frame
+    const float *bias, *out_bias;
+    float x_per_unit = 1, z_per_unit = 1;  // int8: 1 / activation scale
+};
+
+template <class T> struct PackedNet : Net {
+    Shape s;
+    int R, H, G, S, C, O;  // padded
+    Arena arena;
+    Layer<T>* layer;
+    const float *first, *first_bias, *skip_bias, *head_bias, *final_bias, *value;
+    Matrix<float> head, last;
+    float cond_per_unit = 1;
+
+    static constexpr bool quantised = sizeof(T) == 1;
+
+    // Copy a (rows, cols) part of a tensor into dense[rows_padded][cols_padded]; gates keep each half at its own start.
+    static void spread(float* dense, int cols_padded, int half, int half_padded, const float* src, int rows, int cols,
+                       long row_stride, long col_stride) {
+        for (int r = 0; r < rows; r++) {
+            const int to = r < half ? r : half_padded + r - half;
+            for (int c = 0; c < cols; c++) dense[long(to) * cols_padded + c] = src[r * row_stride + c * col_stride];
+        }
+    }
+    const float* padded(const float* src, int half, int half_padded, int n, int n_padded) {
+        float* out = arena.take<float>(n_padded);
+        spread(out, 1, half, half_padded, src, n, 1, 1, 1);
+        return out;
+    }
+
+    // float: pack as it is. int8: fold the activation scales into the columns, then one weight scale per row over all
+    // `count` matrices, because they add into one sum.
+    void pack_rows(Matrix<float>** m, float** dense, const float*, const int* cols, int rows, int count) {
+        for (int i = 0; i < count; i++) pack<float>(arena, *m[i], dense[i], rows, cols[i]);
+    }
+    void pack_rows(Matrix<int8_t>** m, float** dense, const float* act_scale, const int* cols, int rows, int count) {
+        float* scale = arena.take<float>(rows);
+        int32_t* start = arena.take<int32_t>(rows);
+        Buffer<int8_t> q[16];
+        for (int i = 0; i < count; i++) q[i].resize(long(rows) * cols[i]);
+        for (int r = 0; r < rows; r++) {
+            float most = 0;
+            for (int i = 0; i < count; i++)
+                for (int c = 0; c < cols[i]; c++) {
+                    const float a = __builtin_fabsf(dense[i][long(r) * cols[i] + c] * act_scale[i]);
+                    most = a > most ? a : most;
+                }
+            scale[r] = most > 0 ? most / 127.0f : 1.0f;
+            int32_t sum = 0;
+            for (int i = 0; i < count; i++)
+                for (int c = 0; c < cols[i]; c++) {
+                    const long at = long(r) * cols[i] + c;
+                    q[i].data[at] = int8_t(__builtin_lrintf(dense[i][at] * act_scale[i] / scale[r]));
+                    sum += q[i].data[at];
+                }
+            start[r] = -OFFSET * sum;
+        }
+        for (int i = 0; i < count; i++) {
+            pack<int8_t>(arena, *m[i], q[i].data, rows, cols[i]);
+            m[i]->scale = scale;
+            m[i]->start = start;
+        }
+    }
+    template <class M> void pack_one(Matrix<M>& m, const float* src, int rows, int cols, int rows_padded, int cols_padded,
+                                     float act_scale) {
+        Buffer<float> dense(long(rows_padded) * cols_padded);
+        spread(dense.data, cols_padded, rows, rows, src, rows, cols, cols, 1);
+        Matrix<M>* list[1] = {&m};
+        float* data[1] = {dense.data};
+        pack_rows(list, data, &act_scale, &cols_padded, rows_padded, 1);
+    }
+
+    PackedNet(const Shape& shape, const float* const* arrays, const float* act_scale) : s(shape) {
+        R = pad(s.residual); H = pad(s.half); G = 2 * H; S = pad(s.skip); C = pad(s.cond); O = pad(s.out);
+        layer = arena.take<Layer<T>>(s.layers);
+        float* table = arena.take<float>(long(s.inputs) * R);  // (inputs, residual): one row a class, or one for a scalar
+        spread(table, R, s.inputs, s.inputs, *arrays++, s.inputs, s.residual, s.residual, 1);
+        first = table;
+        first_bias = padded(*arrays++, s.residual, R, s.residual, R);
+        const float cond_scale = quantised && s.hop == 1 ? act_scale[2 * s.layers] : 1.0f;
+        cond_per_unit = 1.0f / cond_scale;
+        for (int l = 0; l < s.layers; l++) {
+            Layer<T>& a = layer[l];
+            const float x_scale = quantised ? act_scale[l] : 1.0f, z_scale = quantised ? act_scale[s.layers + l] : 1.0f;
+            a.x_per_unit = 1.0f / x_scale;
+            a.z_per_unit = 1.0f / z_scale;
+            a.dilation = s.dilation[l];
+            a.ahead = gcd(a.dilation, s.ahead);
+            a.past = arena.take<Matrix<T>>(s.kernel - 1);
+            const float* conv = *arrays++;  // (G, R, kernel); the last tap is the current sample
+            const float* cond = *arrays++;  // (G, C)
+            a.bias = padded(*arrays++, s.half, H, 2 * s.half, G);
+            const int count = s.kernel + (s.hop == 1 && s.cond > 0);
+            Buffer<float> dense[16];
+            Matrix<T>* list[16];
+            float *data[16], scales[16];
+            int cols[16];
+            for (int i = 0; i < count; i++) {
+                const bool tap = i < s.kernel;
+                cols[i] = tap ? R : C;
+                scales[i] = tap ? x_scale : cond_scale;
+                dense[i].resize(long(G) * cols[i]);
+                data[i] = dense[i].data;
+                if (tap)
+                    spread(data[i], R, s.half, H, conv + s.kernel - 1 - i, 2 * s.half, s.residual, long(s.residual) * s.kernel, s.kernel);
+                else
+                    spread(data[i], C, s.half, H, cond, 2 * s.half, s.cond, s.cond, 1);
+                list[i] = !tap ? &a.columns : i == 0 ? &a.current : &a.past[i - 1];
+            }
+            pack_rows(list, data, scales, cols, G, count);
+            if (s.hop > 1 && s.cond > 0) {
+                Buffer<float> frame(long(G) * C);
+                spread(frame.data, C, s.half, H, cond, 2 * s.half, s.cond, s.cond, 1);
+                pack<float>(arena, a.table, frame.data, G, C);
+            }
+            const float *out_w = *arrays++, *out_b = *arrays++, *skip_w = *arrays++;
+            pack_one<T>(a.out, out_w, s.residual, s.half, R, H, z_scale);
+            a.out_bias = padded(out_b, s.residual, R, s.residual, R);
+            pack_one<T>(a.skip, skip_w, s.skip, s.half, S, H, z_scale);
+        }
+        skip_bias = padded(*arrays++, s.skip, S, s.skip, S);
+        const float *head_w = *arrays++, *head_b = *arrays++, *final_w = *arrays++, *final_b = *arrays++;
+        pack_one<float>(head, head_w, s.skip, s.skip, S, S, 1);
+        head_bias = padded(head_b, s.skip, S, s.skip, S);
+        pack_one<float>(last, final_w, s.out, s.skip, O, S, 1);
+        final_bias = padded(final_b, s.out, O, s.out, O);
+        value = padded(*arrays, s.out, O, s.out, O);  // categorical: the sample that a class stands for
+    }
+
+    Worker* worker(int streams, const int64_t* lengths) override;
+};
+
+// ---- one thread's share of the streams -----------------------------------------------------------------------------
+
+template <class T> struct Half : Worker {
+    using Act = typename Kind<T>::Act;
+    using Acc = typename Kind<T>::Acc;
+    static constexpr bool quantised = sizeof(T) == 1;
+
+    const PackedNet<T>& net;
+    const int B;
+    Buffer<int64_t> length;  // falling: stream b sings until length[b]
+    int64_t t = 0;
+    Arena arena;
+    Act** ring;     // per layer [slot][B][R]: inputs of the last (kernel - 1) * dilation samples (kernel 1: of this one)
+    Acc** before;   // per layer [ahead][B][G]: what is known of the coming samples' gates
+    float** table;  // per layer [B][G]: bias and conditioning of the current frame
+    float *x, *skip, *hidden, *logits, *cond_frame, *input;
+    Act *z, *cond_columns;
+    Acc* sums;
+
+    Half(const PackedNet<T>& n, int streams, const int64_t* lengths) : net(n), B(streams), length(streams) {
+        const Shape& s = net.s;
+        for (int b = 0; b < B; b++) length.data[b] = lengths[b];
+        ring = arena.take<Act*>(s.layers);
+        before = arena.take<Acc*>(s.layers);
+        table = arena.take<float*>(s.layers);
+        for (int l = 0; l < s.layers; l++) {
+            const long n_ring = long(slots(l)) * B * net.R;
+            ring[l] = arena.take<Act>(n_ring);
+            if (quantised) memset(ring[l], OFFSET, n_ring);
+            before[l] = arena.take<Acc>(long(net.layer[l].ahead) * B * net.G);
+            table[l] = s.hop > 1 ? arena.take<float>(long(B) * net.G) : nullptr;
+        }
+        x = arena.take<float>(long(B) * net.R);
+        z = arena.take<Act>(long(B) * net.H);
+        sums = arena.take<Acc>(long(B) * (net.R > net.S ? net.R : net.S));
+        skip = arena.take<float>(long(B) * net.S);
+        hidden = arena.take<float>(long(B) * net.S);
+        logits = arena.take<float>(long(B) * net.O);
+        cond_frame = arena.take<float>(long(B) * (net.C + 16));
+        cond_columns = arena.take<Act>(long(s.ahead) * B * (net.C + 16));
+        if (quantised) memset(cond_columns, OFFSET, long(s.ahead) * B * (net.C + 16));
+        input = arena.take<float>(B);
+        for (int b = 0; b < B; b++) input[b] = s.start;
+    }
+
+    int slots(int l) const {
+        const int n = (net.s.kernel - 1) * net.layer[l].dilation;
+        return n > 0 ? n : 1;
+    }
+    Act* slot(int l, int64_t time) const { return ring[l] + (time % slots(l)) * B * net.R; }
+
+    // Columns are contiguous over [slot][stream] while all streams sing; afterwards each slot is its own call.
+    void multiply_slots(const Matrix<T>& m, const Act* in, long ld_in, Acc* out, int count, int active) {
+        if (active == B) return multiply<T>(m, in, ld_in, out, m.rows, count * B);
+        for (int j = 0; j < count; j++)
+            multiply<T>(m, in + long(j) * B * ld_in, ld_in, out + long(j) * B * m.rows, m.rows, active);
+    }
+
+    void load_conditioning(const Chunk& c, int active) {
+        const Shape& s = net.s;
+        if (s.cond == 0) {
+            if (s.hop > 1 && t == 0)
+                for (int l = 0; l < s.layers; l++)
+                    for (int b = 0; b < B; b++) memcpy(table[l] + long(b) * net.G, net.layer[l].bias, net.G * sizeof(float));
+            return;
+        }
+        const auto column = [&](int b, int64_t time) {
+            int64_t at = time / s.hop - c.cond_from;
+            if (at >= c.cond_columns) at = c.cond_columns - 1;
+            return c.cond + (int64_t(b) * c.cond_columns + at) * s.cond;
+        };
+        if (s.hop == 1) {
+            if (t % s.ahead) return;
+            for (int j = 0; j < s.ahead; j++)
+                for (int b = 0; b < active; b++) {
+                    const float* from = column(b, t + j);
+                    Act* to = cond_columns + (long(j) * B + b) * net.C;
+                    if constexpr (quantised) {
+                        memcpy(cond_frame, from, s.cond * sizeof(float));
+                        for (int i = 0; i < net.C; i += W) store_quantised(to + i, load(cond_frame + i), net.cond_per_unit);
+                    } else {
+                        memcpy(to, from, s.cond * sizeof(float));
+                    }
+                }
+            return;
+        }
+        if (t % s.hop) return;
+        for (int b = 0; b < active; b++) memcpy(cond_frame + long(b) * net.C, column(b, t), s.cond * sizeof(float));
+        for (int l = 0; l < s.layers; l++) {
+            for (int b = 0; b < active; b++) memcpy(table[l] + long(b) * net.G, net.layer[l].bias, net.G * sizeof(float));
+            multiply<float>(net.layer[l].table, cond_frame, net.C, table[l], net.G, active);
+        }
+    }
+
+    // The taps of the past and the conditioning columns of the coming `ahead` samples of layer l: all known at t.
+    void fill(int l, int active) {
+        const Layer<T>& a = net.layer[l];
+        const Shape& s = net.s;
+        for (int j = 0; j < a.ahead; j++)
+            for (int b = 0; b < active; b++) {
+                Acc* to = before[l] + (long(j) * B + b) * net.G;
+                if constexpr (quantised)
+                    memcpy(to, a.current.start, net.G * sizeof(Acc));
+                else
+                    memcpy(to, s.hop > 1 ? table[l] + long(b) * net.G : a.bias, net.G * sizeof(Acc));
+            }
+        if (s.hop == 1 && s.cond > 0)
+            multiply_slots(a.columns, cond_columns + (t % s.ahead) * B * net.C, net.C, before[l], a.ahead, active);
+        for (int i = s.kernel - 2; i >= 0; i--)
+            multiply_slots(a.past[i], slot(l, t + int64_t(slots(l)) - int64_t(i + 1) * a.dilation), net.R, before[l], a.ahead, active);
+    }
+
+    void gates(int l, const Acc* sum, int active, float* seen) {
+        const Layer<T>& a = net.layer[l];
+        for (int b = 0; b < active; b++) {
+            const Acc* from = sum + long(b) * net.G;
+            Act* to = z + long(b) * net.H;
+            if constexpr (quantised) {
+                const float *scale = a.current.scale, *add = net.s.hop > 1 ? table[l] + long(b) * net.G : a.bias;
+                for (int i = 0; i < net.H; i += W) {
+                    const int h = net.H + i;
+                    const vf first = __builtin_convertvector(load(from + i), vf) * load(scale + i) + load(add + i);
+                    const vf second = __builtin_convertvector(load(from + h), vf) * load(scale + h) + load(add + h);
+                    store_quantised(to + i, gate(first, second), a.z_per_unit);
+                }
+            } else {
+                for (int i = 0; i < net.H; i += W) store(to + i, gate(load(from + i), load(from + net.H + i)));
+                if (seen) note(seen, to, net.H);
+            }
+        }
+    }
+
+    static void note(float* most, const float* values, int n) {
+        for (int i = 0; i < n; i++) *most = __builtin_fmaxf(*most, __builtin_fabsf(values[i]));
+    }
+
+    void step(const Chunk& c, int active, float* seen) {
+        const Shape& s = net.s;
+        load_conditioning(c, active);
+        for (int l = 0; l < s.layers; l++)  // before any layer writes the slot that its oldest tap reads
+            if (t % net.layer[l].ahead == 0) fill(l, active);
+
+        for (int b = 0; b < active; b++) {
+            memcpy(skip + long(b) * net.S, net.skip_bias, net.S * sizeof(float));
+            const float* w = s.inputs > 1 ? net.first + long(input[b]) * net.R : net.first;
+            const float gain = s.inputs > 1 ? 1.0f : input[b];
+            Act* to = slot(0, t) + long(b) * net.R;
+            for (int i = 0; i < net.R; i += W) {
+                const vf value = load(w + i) * gain + load(net.first_bias + i);
+                if constexpr (quantised) {
+                    store(x + long(b) * net.R + i, value);
+                    store_quantised(to + i, value, net.layer[0].x_per_unit);
+                } else {
+                    store(to + i, value);
+                }
+            }
+        }
+        for (int l = 0; l < s.layers; l++) {
+            const Layer<T>& a = net.layer[l];
+            Act* in = slot(l, t);
+            if constexpr (!quantised)
+                if (seen)
+                    for (int b = 0; b < active; b++) note(seen + l, in + long(b) * net.R, net.R);
+            Acc* sum = before[l] + (t % a.ahead) * B * net.G;
+            multiply<T>(a.current, in, net.R, sum, net.G, active);
+            gates(l, sum, active, seen ? seen + s.layers + l : nullptr);
+            if (l + 1 < s.layers) residual(l, in, active);  // nobody reads what leaves the last layer
+            if constexpr (quantised) {
+                for (int b = 0; b < active; b++) memcpy(sums + long(b) * net.S, a.skip.start, net.S * sizeof(Acc));
+                multiply<T>(a.skip, z, net.H, sums, net.S, active);
+                for (int b = 0; b < active; b++)
+                    for (int i = 0; i < net.S; i += W) {
+                        const long at = long(b) * net.S + i;
+                        store(skip + at, load(skip + at) + __builtin_convertvector(load(sums + at), vf) * load(a.skip.scale + i));
+                    }
+            } else {
+                multiply<T>(a.skip, z, net.H, skip, net.S, active);
+            }
+        }
+        relu(skip, long(active) * net.S);
+        for (int b = 0; b < active; b++) {
+            memcpy(hidden + long(b) * net.S, net.head_bias, net.S * sizeof(float));
+            memcpy(logits + long(b) * net.O, net.final_bias, net.O * sizeof(float));
+        }
+        multiply<float>(net.head, skip, net.S, hidden, net.S, active);
+        relu(hidden, long(active) * net.S);
+        multiply<float>(net.last, hidden, net.S, logits, net.O, active);
+    }
+
+    // x of the next layer = scale * x + out(z), written straight into the next layer's slot.
+    void residual(int l, const Act* in, int active) {
+        const Layer<T>& a = net.layer[l];
+        Act* to = slot(l + 1, t);
+        for (int b = 0; b < active; b++)
+            for (int i = 0; i < net.R; i += W) {
+                const long at = long(b) * net.R + i;
+                if constexpr (quantised)
+                    store(sums + at, load(a.out.start + i));
+                else
+                    store(to + at, load(in + at) * net.s.residual_scale + load(a.out_bias + i));
+            }
+        if constexpr (!quantised) {
+            multiply<T>(a.out, z, net.H, to, net.R, active);
+        } else {
+            multiply<T>(a.out, z, net.H, sums, net.R, active);
+            for (int b = 0; b < active; b++)
+                for (int i = 0; i < net.R; i += W) {
+                    const long at = long(b) * net.R + i;
+                    const vf value = load(x + at) * net.s.residual_scale + load(a.out_bias + i) +
+                                     __builtin_convertvector(load(sums + at), vf) * load(a.out.scale + i);
+                    store(x + at, value);
+                    store_quantised(to + at, value, net.layer[l + 1].x_per_unit);
+                }
+        }
+    }
+
+    static void relu(float* p, long n) {
+        for (long i = 0; i < n; i += W) store(p + i, clamp(load(p + i), 0.0f, 3.4e38f));
+    }
+
+    void run(const Chunk& c, volatile int32_t* stop, volatile int64_t* done) override {
+        const Shape& s = net.s;
+        float* seen = c.seen;
+        if (seen && s.cond > 0) note(seen + 2 * s.layers, c.cond, int(c.cond_columns) * s.cond * B);
+        int active = B;
+        for (int64_t i = 0; i < c.steps && !*stop; i++, t++) {
+            while (active > 0 && length.data[active - 1] <= t) active--;
+            if (active == 0) break;
+            if (c.teacher)
+                for (int b = 0; b < active; b++) input[b] = c.teacher[int64_t(b) * c.steps + i];
+            step(c, active, seen);
+            for (int b = 0; b < active; b++) {
+                const float* row = logits + long(b) * net.O;
+                const int64_t at = int64_t(b) * c.steps + i;
+                if (c.logits) memcpy(c.logits + at * s.out, row, s.out * sizeof(float));
+                const float drawn = c.noise ? draw(s, row, c.noise + at * s.noise) : 0.0f;
+                const float value = s.mixtures ? drawn : net.value[int(drawn)];
+                if (c.out) c.out[at] = value;
+                input[b] = s.inputs > 1 ? drawn : value;
+            }
+            *done += active;
+        }
+    }
+};
+
+template <class T> Worker* PackedNet<T>::worker(int streams, const int64_t* lengths) {
+    return new Half<T>(*this, streams, lengths);
+}
+
+static Net* make(const Shape& shape, const float* const* arrays, const float* act_scale) {
+    if (act_scale) return new PackedNet<int8_t>(shape, arrays, act_scale);
+    return new PackedNet<float>(shape, arrays, nullptr);
+}
+
+// Multiply-adds on registers alone: what no kernel can outrun. Returns the number of operations, 2 a multiply-add.
+template <class T> static int64_t churn(long rounds) {
+    using D = Kind<T>;
+    constexpr int n = NV * NC;
+    typename D::V acc[n] = {}, w = {}, x = {};
+    S2S_OPAQUE(x);
+    for (long i = 0; i < rounds; i++) {
+#pragma GCC unroll 24
+        for (int j = 0; j < n; j++) {
+            S2S_OPAQUE(w);  // or the compiler would multiply before the loop
+            acc[j] = D::dot(acc[j], w, x);
+            S2S_OPAQUE(acc[j]);
+        }
+    }
+    return int64_t(rounds) * n * W * D::STEP * 2;
+}
+static int64_t churn_ops(int quantised, long rounds) { return quantised ? churn<int8_t>(rounds) : churn<float>(rounds); }
+
+#undef S2S_INLINE
+}  // namespace S2S_ISA
+
+#undef S2S_ISA
+#undef S2S_WIDTH
+#undef S2S_VECTORS
+#undef S2S_ACT_OFFSET
+#undef S2S_DOT
+
+#else
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <thread>
+#include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#if defined(__x86_64__)
+#define S2S_OPAQUE(value) __asm__ volatile("" : "+v"(value))
+#elif defined(__aarch64__)
+#define S2S_OPAQUE(value) __asm__ volatile("" : "+w"(value))
+#else
+#define S2S_OPAQUE(value) __asm__ volatile("" : "+m"(value))
+#endif
+
+namespace {
+
+constexpr int ABI = 1;
+
+// Zeroed memory on 64-byte lines, in huge pages where the system has them: weights are read from end to end each step.
+void* zeroed(size_t bytes) {
+    const size_t huge = size_t(2) << 20, align = bytes >= huge ? huge : 64;
+    void* p = aligned_alloc(align, (bytes + align - 1) / align * align);
+    if (!p) throw std::bad_alloc();
+#if defined(__linux__)
+    if (align == huge) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    memset(p, 0, bytes);
+    return p;
+}
+
+template <class T> struct Buffer {
+    T* data = nullptr;
+    Buffer() = default;
+    explicit Buffer(size_t n) { resize(n); }
+    Buffer(const Buffer&) = delete;
+    ~Buffer() { free(data); }
+    void resize(size_t n) { free(data); data = static_cast<T*>(zeroed(n * sizeof(T) + 64)); }
+};
+
+// Memory handed out in the order of use, so that what is read together lies together.
+struct Arena {
+    static constexpr size_t BLOCK = size_t(4) << 20, TAIL = 4096;  // prefetches may run a little past the end
+    std::vector<char*> blocks;
+    size_t used = 0, size = 0;
+    Arena() = default;
+    Arena(const Arena&) = delete;
+    ~Arena() { for (char* p : blocks) free(p); }
+    char* bytes(size_t n) {
+        n = (n + 63) / 64 * 64;
+        if (used + n + TAIL > size) {
+            size = n + TAIL > BLOCK ? n + TAIL : BLOCK;
+            blocks.push_back(static_cast<char*>(zeroed(size)));
+            used = 0;
+        }
+        char* p = blocks.back() + used;
+        used += n;
+        return p;
+    }
+    template <class T> T* take(size_t n) { return reinterpret_cast<T*>(bytes(n * sizeof(T))); }
+};
+
+int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
+int pad(int n) { return (n + 15) / 16 * 16; }
+
+struct Shape {
+    int layers, residual, half, skip, out, cond, kernel;
+    int hop;        // samples that one conditioning column lasts; 1: a column a sample
+    int ahead;      // most samples whose past taps are computed at once
+    int inputs;     // 1: the sample itself; else: number of classes
+    int mixtures;   // logistics in the output; 0: categorical
+    int noise;      // numbers of noise a sample
+    float residual_scale, log_scale_min, start;
+    const int32_t* dilation;
+};
+
+struct Chunk {
+    int64_t steps;
+    const float* cond;      // [B][cond_columns][C]; the first column is number `cond_from`
+    int64_t cond_columns, cond_from;
+    const float* noise;     // [B][steps][noise]
+    const float* teacher;   // [B][steps], input of each step instead of the last sample (a class where inputs are classes), or null
+    float* out;             // [B][steps]
+    float* logits;          // [B][steps][out] or null
+    float* seen;            // largest magnitudes [L inputs][L gates][conditioning], or null (fp32, one thread)
+};
+
+struct Worker {
+    virtual ~Worker() = default;
+    virtual void run(const Chunk& chunk, volatile int32_t* stop, volatile int64_t* done) = 0;
+};
+struct Net {
+    virtual ~Net() = default;
+    virtual Worker* worker(int streams, const int64_t* lengths) = 0;
+};
+
+// One draw from the output distribution. Mixture: noise is a Gumbel number a logistic, then a logistic number.
+// Categorical: a Gumbel number a class; the answer is the number of the class.
+float draw(const Shape& s, const float* row, const float* noise) {
+    const int n = s.mixtures ? s.mixtures : s.out;
+    int best = 0;
+    float most = row[0] + noise[0];
+    for (int i = 1; i < n; i++)
+        if (row[i] + noise[i] > most) { most = row[i] + noise[i]; best = i; }
+    if (!s.mixtures) return float(best);
+    const float log_scale = std::fmax(row[2 * n + best], s.log_scale_min);
+    const float x = row[n + best] + std::exp(log_scale) * noise[n];
+    return std::fmin(1.0f, std::fmax(-1.0f, x));
+}
+
+}  // namespace
+
+// ---- the same body for each instruction set --------------------------------------------------------------------------
+
+namespace {
+
+#define S2S_ISA portable
+#define S2S_WIDTH 4
+#define S2S_VECTORS 2
+#define S2S_ACT_OFFSET 0
+#define S2S_DOT(acc, w, x) portable_dot(acc, w, x)
+template <class V> static inline V portable_dot(V acc, V w, V x) {
+    for (int byte = 0; byte < 4; byte++)  // sign-extend byte by byte: four products a lane
+        acc += ((w << (24 - 8 * byte)) >> 24) * ((x << (24 - 8 * byte)) >> 24);
+    return acc;
+}
+#include "wavenet_engine.cpp"
+
+#if defined(__x86_64__)
+
+#define S2S_ISA avx2
+#define S2S_WIDTH 8
+#define S2S_VECTORS 2
+#define S2S_ACT_OFFSET 0
+// |x| * sign(w, x) keeps both factors within 7 bits, so a pair of products fits in 16 bits: the sum is exact.
+#define S2S_DOT(acc, w, x)                                                                                     \
+    (V)_mm256_add_epi32((__m256i)(acc), _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)(x)), \
+                        _mm256_sign_epi8((__m256i)(w), (__m256i)(x))), _mm256_set1_epi16(1)))
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "wavenet_engine.cpp"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#define S2S_ISA avx512
+#define S2S_WIDTH 16
+#define S2S_VECTORS 4
+#define S2S_ACT_OFFSET 128
+#define S2S_DOT(acc, w, x) (V)_mm512_dpbusd_epi32((__m512i)(acc), (__m512i)(x), (__m512i)(w))
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma")
+#endif
+#include "wavenet_engine.cpp"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // x86-64
+
+enum Isa { PORTABLE = 0, AVX2 = 1, AVX512 = 2 };
+
+bool available(int isa) {
+#if defined(__x86_64__)
+    if (isa == AVX2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (isa == AVX512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+#endif
+    return isa == PORTABLE;
+}
+
+struct Session {
+    std::vector<Worker*> workers;
+    std::vector<int> first;  // stream each worker starts at
+    std::vector<int64_t> done;
+    volatile int32_t stop = 0;
+    ~Session() { for (Worker* w : workers) delete w; }
+};
+
+struct Handle {
+    Net* net;
+    Shape shape;
+    std::vector<int32_t> dilation;
+    ~Handle() { delete net; }
+};
+
+}  // namespace
+
+// ---- C interface ---------------------------------------------------------------------------------------------------
+
+#define S2S_API extern "C" __attribute__((visibility("default")))
+
+S2S_API int s2s_wavenet_abi() { return ABI; }
+
+S2S_API int s2s_wavenet_available(int isa) { return available(isa); }
+
+// ints: layers, residual, half, skip, out, cond, kernel, hop, ahead, inputs, mixtures, noise, then a dilation a layer.
+// floats: residual_scale, log_scale_min, start. arrays: see PackedNet. act_scale: null for fp32. Null when out of memory.
+S2S_API void* s2s_wavenet_net(int isa, const int32_t* ints, const float* floats, const float* const* arrays, const float* act_scale) {
+    if (!available(isa)) return nullptr;
+    try {
+        Handle* h = new Handle;
+        h->dilation.assign(ints + 12, ints + 12 + ints[0]);
+        h->shape = Shape{ints[0], ints[1], ints[2], ints[3], ints[4], ints[5], ints[6], ints[7], ints[8], ints[9], ints[10], ints[11],
+                         floats[0], floats[1], floats[2], h->dilation.data()};
+#if defined(__x86_64__)
+        if (isa == AVX512) h->net = avx512::make(h->shape, arrays, act_scale);
+        else if (isa == AVX2) h->net = avx2::make(h->shape, arrays, act_scale);
+        else
+#endif
+            h->net = portable::make(h->shape, arrays, act_scale);
+        return h;
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+S2S_API void s2s_wavenet_net_free(void* net) { delete static_cast<Handle*>(net); }
+
+// Worker w takes the streams first[w] .. first[w + 1] - 1, whose `lengths` must not rise.
+S2S_API void* s2s_wavenet_session(void* net, int workers, const int32_t* first, const int64_t* lengths) {
+    try {
+        Session* s = new Session;
+        for (int w = 0; w < workers; w++) {
+            s->first.push_back(first[w]);
+            s->workers.push_back(static_cast<Handle*>(net)->net->worker(first[w + 1] - first[w], lengths + first[w]));
+        }
+        s->done.assign(workers * 8, 0);  // a cache line each
+        return s;
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+S2S_API void s2s_wavenet_session_free(void* session) { delete static_cast<Session*>(session); }
+S2S_API void s2s_wavenet_stop(void* session) { static_cast<Session*>(session)->stop = 1; }
+
+// Samples made so far, over all streams. May be read while another thread runs.
+S2S_API int64_t s2s_wavenet_done(void* session) {
+    const Session* s = static_cast<Session*>(session);
+    int64_t sum = 0;
+    for (size_t w = 0; w < s->workers.size(); w++) sum += const_cast<const volatile int64_t&>(s->done[w * 8]);
+    return sum;
+}
+
+// Go on by `steps` samples. Returns 0 when asked to stop, else 1.
+S2S_API int s2s_wavenet_run(void* net, void* session, int64_t steps, const float* cond, int64_t cond_columns, int64_t cond_from,
+                            const float* noise, const float* teacher, float* out, float* logits, float* seen) {
+    Session* s = static_cast<Session*>(session);
+    const Shape& shape = static_cast<Handle*>(net)->shape;
+    const auto work = [&](size_t w) {
+        const int64_t b = s->first[w];
+        const auto at = [&](auto* p, int64_t per_stream) { return p ? p + b * per_stream : p; };
+        const Chunk chunk{steps, at(cond, cond_columns * shape.cond), cond_columns, cond_from, at(noise, steps * shape.noise),
+                          at(teacher, steps), at(out, steps), at(logits, steps * shape.out), seen};
+        s->workers[w]->run(chunk, &s->stop, &s->done[w * 8]);
+    };
+    std::vector<std::thread> threads;
+    for (size_t w = 1; w < s->workers.size(); w++) threads.emplace_back(work, w);
+    work(0);
+    for (std::thread& thread : threads) thread.join();
+    return s->stop == 0;
+}
+
+// Does `rounds` rounds of multiply-adds in registers; returns how many operations that was.
+S2S_API int64_t s2s_wavenet_churn(int isa, int quantised, int64_t rounds) {
+#if defined(__x86_64__)
+    if (isa == AVX512) return avx512::churn_ops(quantised, rounds);
+    if (isa == AVX2) return avx2::churn_ops(quantised, rounds);
+#endif
+    return portable::churn_ops(quantised, rounds);
+}
+
+#endif
