@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from clips import make_clip
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from stand_in import Desk, create_stand_in, serve
+
+from clips import make_clip
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -18,7 +19,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The system's Chromium, else Playwright's own."""
-    flags = ["--disable-background-networking", "--disable-component-update", "--autoplay-policy=no-user-gesture-required"]
+    flags = ["--disable-background-networking", "--disable-component-update"]
     if os.geteuid() == 0:
         flags.append("--no-sandbox")
     with sync_playwright() as playwright:

@@ -9,10 +9,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from clips import make_clip
-from conftest import CHROMIUM
 from playwright.sync_api import Page, expect, sync_playwright
 from stand_in import Desk, create_stand_in, report, serve
+
+from clips import make_clip
+from conftest import CHROMIUM
 
 LOOKS = {
     "desktop-light": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
-from clips import bounces
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+
+from clips import bounces
 
 PAGE = Path(__file__).resolve().parents[2] / "src" / "frontend_simple"
 SHARES = {"probe": (0, 0.02), "frames": (0.02, 0.35), "features": (0.37, 0.15), "events": (0.52, 0.03),
@@ -62,7 +63,8 @@ class Desk:
         """Create or change a job; every open event stream hears of it."""
         job = self.jobs.setdefault(job_id, {
             "id": job_id, "state": "queued", "created_at": "2026-05-04T10:20:30Z", "filename": "clip.mp4",
-            "progress": None, "queue_position": None, "eta_s": None, "problem": None, "report": None, "version": 0,
+            "progress": None, "queue_position": None, "eta_s": None, "problem": None, "report": None,
+            "expires_at": None, "version": 0, "options": {"seed": 0, "category": None},
             "links": {name: f"/v1/jobs/{job_id}{tail}" for name, tail in (
                 ("self", ""), ("events", "/events"), ("result", "/result"), ("cancel", "/cancel"))}})
         job.update(fields)
@@ -111,7 +113,8 @@ def create_stand_in(desk: Desk) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict:
-        return {"name": "s2s-small", "version": "1", "categories": ["ball_bounce", "wood_hit", "footstep"]}
+        kinds = ["ball_bounce", "wood_hit", "footstep"]
+        return {"models": [{"name": "s2s-small", "version": "1", "categories": kinds}]}
 
     @app.post("/v1/jobs", status_code=202)
     async def create(request: Request):
@@ -123,7 +126,8 @@ def create_stand_in(desk: Desk) -> FastAPI:
         if desk.refuse:
             (status, body), desk.refuse = desk.refuse, None
             return JSONResponse(body, status, media_type="application/problem+json")
-        return public(desk.put(f"job-{len(desk.jobs) + 1}", filename=upload.filename, **desk.first))
+        return public(desk.put(f"job-{len(desk.jobs) + 1}", filename=upload.filename, **desk.first, options={
+            "seed": int(form["seed"]), "category": form.get("category")}))
 
     @app.get("/v1/jobs/{job_id}")
     async def get(job_id: str):

@@ -19,8 +19,8 @@ export const EMPTY = Object.freeze({
   progress: null, // {stage, step, total, fraction}
   problem: null, // {code, title, detail, hint, request_id}
   connected: true,
-  limits: null,
-  models: null,
+  limits: null, // as /v1/limits tells them
+  models: null, // [{name, version, categories}]
 });
 
 const keep = ({ limits, models }) => ({ ...EMPTY, limits, models });

@@ -119,9 +119,9 @@ function retry() {
 
 /** The same picture with the next seed. After a reload the picture comes from the result: it is the original's. */
 async function anotherTake() {
-  const { job, options } = store.state;
+  const { job } = store.state;
   let { file } = store.state;
-  const seed = (job.report?.seed ?? options.seed) + 1;
+  const options = { category: job.options?.category ?? "", seed: (job.report?.seed ?? 0) + 1 };
   if (!file) {
     try {
       const blob = await api.getResult(job.id);
@@ -133,7 +133,7 @@ async function anotherTake() {
     preview = URL.createObjectURL(file);
     store.send("checked", { file, ...(await checkFile(file, preview, store.state.limits)) });
   }
-  store.send("optioned", { options: { category: options.category, seed } });
+  store.send("optioned", { options });
   generate();
 }
 
@@ -232,6 +232,11 @@ document.addEventListener("click", (event) => {
   }
 });
 
+hook("file").addEventListener("keydown", (event) => { // it looks like a button, so Enter presses it too
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  event.target.click();
+});
 hook("file").addEventListener("change", (event) => choose(event.target.files[0]));
 hook("category").addEventListener("change", (event) => store.send("optioned", { options: { category: event.target.value } }));
 hook("seed").addEventListener("input", (event) => {
@@ -288,7 +293,7 @@ clips.onChange(() => view.drawClips(clips.list(), store.state.job?.id));
 // ---- go -----------------------------------------------------------------------------------------------------------
 
 const limitsKnown = api.getLimits().then((limits) => store.send("limits", { limits }), () => {}); // unknown: the server checks
-api.getModels().then((models) => store.send("models", { models }), () => {});
+api.getModels().then(({ models }) => store.send("models", { models }), () => {});
 view.draw(store.state);
 view.drawClips(clips.list(), null);
 goToAddress();

@@ -68,7 +68,7 @@ export function createView() {
   }
 
   function drawOptions({ models, options }) {
-    const names = (models?.categories ?? []).map((category) => category?.name ?? category);
+    const names = [...new Set((models ?? []).flatMap((model) => model.categories))];
     const choice = hook("category");
     choice.replaceChildren(element("option", say("categoryAuto"), { value: "" }),
       ...names.map((name) => element("option", kind(name), { value: name })));
@@ -149,7 +149,7 @@ export function createView() {
     const report = job.report ?? {};
     const events = report.events ?? [];
     hook("result-title").textContent = say("result");
-    const known = { name: job.filename ?? nameOf(state), seed: report.seed ?? 0, kind: report.category && kind(report.category) };
+    const known = { name: job.filename ?? nameOf(state), seed: number(report.seed ?? 0), kind: report.category && kind(report.category) };
     const sure = report.category_confidence;
     hook("result-line").textContent = !report.category ? say("resultLine", known)
       : Number.isFinite(sure)

@@ -60,7 +60,7 @@ export default {
   sent: "{loaded} von {total}",
   sentAll: "Alles ist gesendet; der Server prüft es.",
   position: ({ ahead }) => (ahead > 0 ? plural(ahead, "Ein Clip ist noch davor.", "# Clips sind noch davor.") : "Er ist als nächster dran."),
-  eta: "Noch etwa {time}, bis es losgeht.",
+  eta: "Noch etwa {time}, bis er fertig ist.",
   stage: {
     probe: "Clip prüfen",
     frames: "Bewegung ansehen",
@@ -133,6 +133,7 @@ export default {
     external_reference: { title: "Diese Datei verweist auf andere Dateien", detail: "{detail}", hint: "Speichere den Clip als eine einzige Datei." },
     unknown_category: { title: "Diese Art Klang ist nicht bekannt", detail: "{detail}", hint: "Wähle unter Optionen eine andere Art." },
     unreachable: { title: "Der Server ist nicht zu erreichen", detail: "Die Verbindung brach ab, bevor der Clip da war. Es ist nichts entstanden.", hint: "Prüfe die Verbindung und versuche es noch einmal." },
+    queue_full: { title: "Zu viele Clips warten schon", detail: "Dein Clip wurde nicht angenommen.", hint: "Warte ein paar Minuten und versuche es noch einmal." },
     busy: { title: "Zu viele Clips auf einmal", detail: "", hint: "Warte eine Minute und versuche es noch einmal." },
     upstream_busy: { title: "Alle Plätze sind belegt", detail: "", hint: "Warte eine Minute und versuche es noch einmal." },
     upstream_unavailable: { title: "Das Modell läuft nicht", detail: "Dein Clip ist in Ordnung; der Teil, der den Klang macht, antwortet nicht.", hint: "Versuche es in einer Minute noch einmal." },

@@ -23,7 +23,7 @@ export default {
   sent: "{loaded} of {total}",
   sentAll: "Everything is sent; the server checks it.",
   position: ({ ahead }) => (ahead > 0 ? plural(ahead, "One clip is before yours.", "# clips are before yours.") : "Yours is next."),
-  eta: "About {time} until it starts.",
+  eta: "About {time} until it is finished.",
   stage: {
     probe: "Check the clip",
     frames: "Watch the motion",
@@ -96,6 +96,7 @@ export default {
     external_reference: { title: "This file points to other files", detail: "{detail}", hint: "Save the clip as one self-contained file." },
     unknown_category: { title: "This kind of sound is not known", detail: "{detail}", hint: "Choose another kind under Options." },
     unreachable: { title: "The server cannot be reached", detail: "The connection broke before the clip had arrived. Nothing was made of it.", hint: "Check your connection, then try again." },
+    queue_full: { title: "Too many clips are waiting", detail: "Your clip was not taken.", hint: "Wait a few minutes, then try again." },
     busy: { title: "Too many clips at once", detail: "", hint: "Wait a minute, then try again." },
     upstream_busy: { title: "All places are taken", detail: "", hint: "Wait a minute, then try again." },
     upstream_unavailable: { title: "The model is not running", detail: "Your clip is fine; the part that makes the sound does not answer.", hint: "Try again in a minute." },

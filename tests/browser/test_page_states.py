@@ -1,0 +1,553 @@
+"""The page in states that a test brings about at will: the gateway is the stand-in, browser and page are real."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from stand_in import PAGE, Desk, report
+
+from clips import make_clip, make_sound_only
+
+pytestmark = pytest.mark.browser
+
+
+def expect_phase(page: Page, phase: str, limit_s: float = 15) -> None:
+    expect(page.locator("body")).to_have_attribute("data-phase", phase, timeout=limit_s * 1000)
+
+
+def choose(page: Page, clip: Path) -> None:
+    page.set_input_files("[data-file]", clip)
+    expect_phase(page, "ready")
+
+
+def generate(page: Page, clip: Path, phase: str = "queued") -> None:
+    choose(page, clip)
+    page.click("[data-action=generate]")
+    expect_phase(page, phase)
+
+
+def focused(page: Page) -> str:
+    return page.evaluate("document.activeElement.textContent.trim() || document.activeElement.id")
+
+
+def hear_everything(page: Page) -> None:
+    """Collect every sentence of the live region in window.spoken."""
+    page.evaluate("""() => { window.spoken = []; const region = document.querySelector('[data-status]');
+        new MutationObserver(() => window.spoken.push(region.textContent)).observe(region, {childList: true}); }""")
+
+
+# ---- the main path ---------------------------------------------------------------------------------------------------
+
+def test_bytes_then_place_in_the_queue_then_true_counts_then_the_result(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    choose(page, silent_clip)
+    expect(page.locator("[data-facts]")).to_contain_text("0:03.0")
+    expect(page.locator("[data-facts]")).to_contain_text("480 × 270")
+    expect(page.locator("[data-plan]")).to_contain_text("new sound track of 0:03.0")
+    assert not any(line.startswith("POST") for line in desk.asked), "nothing is sent before Generate"
+
+    desk.first = {"state": "queued", "queue_position": 3, "eta_s": 24}
+    desk.upload_delay_s = 0.4
+    page.click("[data-action=generate]")
+    expect_phase(page, "uploading")
+    assert "Sending" in page.title()
+    expect_phase(page, "queued")
+    expect(page.locator("[data-work-line]")).to_have_text(
+        "2 clips are before yours. About 24 seconds until it is finished.")
+
+    desk.move("frames", 30, 75)
+    expect(page.locator("[aria-current=step]")).to_contain_text("30 of 75 pictures")
+    expect(page.locator("[data-percent]")).to_have_text("16%")
+    assert page.title().startswith("16% – Watch the motion")
+    desk.move("vocode", 33_075, 66_150)
+    expect(page.locator("[aria-current=step]")).to_contain_text("33,075 of 66,150 samples")
+    assert page.locator("[data-stages] [data-state=done]").count() == 5
+
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    assert page.title() == "Done: bouncing ball.mp4 · Silence to Sound"
+    expect(page.locator("[data-result-line]")).to_contain_text("Recognised as ball bounce, sure")
+    expect(page.locator("[data-events] li")).to_have_count(4)
+    expect(page.locator("[data-events] li").first).to_have_text("0:00.4ball bounce, loud, sure")
+    assert page.evaluate("document.querySelector('video').paused"), "nothing plays by itself"
+    assert page.get_attribute("video", "preload") == "metadata"
+    assert desk.posts[0]["bytes"] == silent_clip.stat().st_size
+
+
+def test_from_load_to_download_in_twelve_keys(open_page, stand_in, desk: Desk, silent_clip):
+    desk.first = {"state": "running", "progress": None}
+    page = open_page(stand_in)
+    presses = 0
+
+    def press(key: str) -> None:
+        nonlocal presses
+        presses += 1
+        page.keyboard.press(key)
+
+    while page.evaluate("document.activeElement.id") != "file":
+        press("Tab")
+        assert presses < 5
+    with page.expect_file_chooser() as chooser:
+        press("Enter")
+    chooser.value.set_files(silent_clip)
+    expect_phase(page, "ready")
+    assert focused(page) == "Generate sound", "focus goes where the work went"
+    press("Enter")
+    expect_phase(page, "running")
+    assert focused(page) in ("Making the sound", "Sending your clip")
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    assert focused(page) == "Your clip has a sound"
+    while focused(page) != "Download video":
+        press("Tab")
+        assert presses < 12
+    with page.expect_download() as download:
+        press("Enter")
+    assert download.value.path().read_bytes() == desk.result.read_bytes()
+    assert presses <= 12
+
+
+def test_markers_seek_and_the_toggle_mutes(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    page.get_by_role("button", name="Play from 0:01.2").click()
+    page.wait_for_function("document.querySelector('video').currentTime > 1")
+    page.get_by_role("radio", name="Without").check()
+    assert page.evaluate("document.querySelector('video').muted")
+    page.get_by_role("radio", name="With sound").check()
+    assert not page.evaluate("document.querySelector('video').muted")
+    page.evaluate("document.querySelector('video').pause()")
+    slider = page.get_by_role("slider", name="Position in the clip")
+    slider.focus()
+    slider.press("Home")
+    slider.press("ArrowRight")
+    assert 0 < page.evaluate("document.querySelector('video').currentTime") < 0.5
+    assert slider.get_attribute("aria-valuetext") == "0:00.0 of 0:03.0"
+
+
+def test_the_strip_shows_the_sound_that_was_made(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    page.wait_for_function("[...document.querySelectorAll('.bar')].some((bar) => bar.style.transform === 'scaleY(1)')")
+    levels = page.evaluate("[...document.querySelectorAll('.bar')].map((bar) => +bar.style.transform.slice(7, -1))")
+    at_knock, before = levels[int(0.45 / 3 * 96)], levels[int(0.2 / 3 * 96)]
+    assert at_knock > 0.8
+    assert before < 0.1
+    assert page.locator(".mark").count() == 4
+
+
+def test_another_take_sends_the_next_seed_even_after_a_reload(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    page.click("[data-action=another-take]")
+    expect_phase(page, "queued")
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    expect(page.locator("[data-result-line]")).to_contain_text("take 1")
+    page.reload()
+    expect_phase(page, "succeeded")
+    page.click("[data-action=another-take]")
+    expect_phase(page, "queued")
+    assert [post["seed"] for post in desk.posts] == ["0", "1", "2"]
+    assert len({post["key"] for post in desk.posts}) == 3
+    assert desk.posts[2]["bytes"] == desk.result.stat().st_size, "the picture comes back from the result"
+
+
+def test_options_are_sent(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    choose(page, silent_clip)
+    page.click("summary")
+    page.select_option("[data-category]", label="wood hit")
+    page.fill("[data-seed]", "41")
+    page.click("[data-action=generate]")
+    expect_phase(page, "queued")
+    assert (desk.posts[0]["category"], desk.posts[0]["seed"]) == ("wood_hit", "41")
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_clip_can_be_dropped_and_pasted(open_page, stand_in, silent_clip, way):
+    page = open_page(stand_in)
+    page.evaluate("""([bytes, way]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], 'given.mp4', {type: 'video/mp4'}));
+        const options = {bubbles: true, cancelable: true};
+        document.body.dispatchEvent(way === 'drop' ? new DragEvent('drop', {...options, dataTransfer: data})
+                                                   : new ClipboardEvent('paste', {...options, clipboardData: data}));
+    }""", [list(silent_clip.read_bytes()), way])
+    expect_phase(page, "ready")
+    expect(page.locator("[data-ready-name]")).to_have_text("given.mp4")
+
+
+# ---- limits and errors -----------------------------------------------------------------------------------------------
+
+def test_limits_are_told_before_a_file_is_chosen(open_page, stand_in):
+    page = open_page(stand_in)
+    expect(page.locator("#limits")).to_have_text(
+        "MP4, MOV or WebM, up to 50 MB, 0.5 seconds to 2 minutes, no side longer than 4,096 pixels.")
+
+
+@pytest.mark.parametrize(("flaw", "title"), [
+    ("long", "This clip is too long: 0:03.0"), ("large", "This file is too large: "),
+    ("wide", "The picture is too large: 480 × 270"), ("text", "This is not a video that can be used"),
+    ("empty", "This file is empty"), ("sound", "This file has no picture")])
+def test_a_file_that_breaks_a_limit_is_refused_before_a_byte_is_sent(
+        open_page, stand_in, desk: Desk, silent_clip, tmp_path, flaw, title):
+    clip = silent_clip
+    if flaw == "text":
+        clip = tmp_path / "fake.mp4"
+        clip.write_text("#EXTM3U\n/etc/passwd\n")
+    elif flaw == "empty":
+        clip = tmp_path / "empty.mp4"
+        clip.touch()
+    elif flaw == "sound":
+        clip = make_sound_only(tmp_path / "song.mp4")
+    else:
+        desk.limits |= {"long": {"max_duration_s": 2}, "large": {"max_bytes": 1000},
+                        "wide": {"max_long_side_px": 400}}[flaw]
+    page = open_page(stand_in)
+    page.set_input_files("[data-file]", clip)
+    expect_phase(page, "refused")
+    expect(page.locator("[data-refusal-title]")).to_contain_text(title)
+    expect(page.locator("[data-refusal-hint]")).not_to_be_empty()
+    assert focused(page).startswith(title)
+    assert page.title().startswith("This clip does not fit")
+    assert not any(line.startswith("POST") for line in desk.asked)
+    if flaw != "long":
+        return
+    desk.limits["max_duration_s"] = 120
+    page.reload()
+    choose(page, silent_clip)  # and the way is open again
+
+
+def test_a_known_problem_is_said_in_words(open_page, stand_in, desk: Desk, silent_clip, watch):
+    watch.allowed.append("status of 422")
+    page = open_page(stand_in)
+    desk.refuse = (422, {"title": "Truncated", "status": 422, "code": "truncated", "detail": "The file ends early."})
+    generate(page, silent_clip, "failed")
+    expect(page.locator("[data-problem-title]")).to_have_text("This file is cut off")
+    expect(page.locator("[data-problem-detail]")).to_have_text("The file ends early.")
+    expect(page.locator("[data-problem-request]")).to_be_empty()
+    page.click("[data-action=retry]")
+    expect_phase(page, "queued")
+
+
+def test_an_unknown_problem_is_shown_honestly_with_its_number(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.fail("moon_phase", "The moon is full.", "Wait for a new moon.", request_id="req-77")
+    expect_phase(page, "failed")
+    panel = page.locator(".problem:visible")
+    expect(panel).to_contain_text("The moon is full.")
+    expect(panel).to_contain_text("Wait for a new moon.")
+    expect(panel).to_contain_text("req-77")
+
+
+def test_a_proxy_error_page_is_an_error_that_helps(open_page, stand_in, desk: Desk, silent_clip, watch):
+    watch.allowed.append("status of 502")
+    page = open_page(stand_in)
+    choose(page, silent_clip)
+    desk.broken = True
+    page.click("[data-action=generate]")
+    expect_phase(page, "failed")
+    expect(page.locator("[data-problem-detail]")).to_have_text("HTTP 502")
+    desk.broken = False
+    page.click("[data-action=retry]")
+    expect_phase(page, "queued")
+
+
+def test_offline_the_clip_is_kept_and_a_retry_is_the_same_request(open_page, stand_in, desk: Desk, silent_clip, watch):
+    watch.allowed.append("ERR_INTERNET_DISCONNECTED")
+    page = open_page(stand_in)
+    choose(page, silent_clip)
+    key = []
+    page.on("request", lambda request: request.method == "POST" and key.append(request.headers["idempotency-key"]))
+    page.context.set_offline(True)
+    page.click("[data-action=generate]")
+    expect_phase(page, "failed")
+    expect(page.locator("[data-problem-title]")).to_have_text("The server cannot be reached")
+    page.context.set_offline(False)
+    page.click("[data-action=retry]")
+    expect_phase(page, "queued")
+    assert len(key) == 2
+    assert set(key) == {desk.posts[0]["key"]}
+
+
+# ---- nothing is lost -------------------------------------------------------------------------------------------------
+
+def test_a_reload_in_mid_job_attaches_again(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    assert page.url.endswith("#job=job-1")
+    desk.move("frames", 30, 75)
+    expect_phase(page, "running")
+    page.reload()
+    expect_phase(page, "running")
+    desk.move("mel", 100, 260)
+    expect(page.locator("[aria-current=step]")).to_contain_text("100 of 260 slices")
+    desk.succeed()
+    expect_phase(page, "succeeded")
+
+
+def test_a_lost_connection_is_told_and_caught_up(open_page, stand_in, desk: Desk, silent_clip, watch):
+    watch.allowed += ["status of 502"]
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.move("frames", 30, 75)
+    expect_phase(page, "running")
+    desk.broken = True
+    expect(page.locator("[data-lost]")).to_be_visible(timeout=20_000)
+    expect(page.locator("[data-status]")).to_have_text("Connection lost; still trying.")
+    desk.broken = False
+    desk.move("vocode", 100, 200)
+    expect(page.locator("[data-lost]")).to_be_hidden(timeout=20_000)
+    expect(page.locator("[aria-current=step]")).to_contain_text("Make it audible")
+    desk.succeed()
+    expect_phase(page, "succeeded")
+
+
+def test_a_proxy_that_holds_the_stream_back_only_slows_the_page(open_page, stand_in, desk: Desk, silent_clip):
+    desk.silent_streams = True
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.succeed()
+    expect_phase(page, "succeeded", 30)
+
+
+def test_an_address_that_nobody_knows_says_so(open_page, stand_in, watch):
+    watch.allowed.append("status of 404")
+    page = open_page(f"{stand_in}/#job=nonsense")
+    expect_phase(page, "missing")
+    expect(page.locator("[data-problem-title]")).to_have_text("This clip is not here")
+    page.get_by_role("button", name="New clip").click()
+    expect_phase(page, "idle")
+    assert "#" not in page.url
+
+
+def test_my_clips_come_back_tomorrow_and_say_when_they_expired(open_page, stand_in, desk: Desk, silent_clip, watch):
+    watch.allowed.append("status of 404")
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    later = open_page(stand_in, context=page.context)
+    expect(later.locator("[data-clip-list] li")).to_contain_text("bouncing ball.mp4")
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    expect(later.locator("[data-clip-list] li")).to_contain_text("done")  # the other tab heard of it
+    later.locator("[data-clip-list] a").click()
+    expect_phase(later, "succeeded")
+    desk.jobs.clear()
+    later.reload()
+    expect_phase(later, "expired")
+    expect(later.locator("[data-clip-list] li")).to_contain_text("expired")
+    later.get_by_role("button", name="Forget bouncing ball.mp4").click()
+    expect(later.locator("[data-clips]")).to_be_hidden()
+
+
+def test_two_tabs_do_not_disturb_each_other(open_page, stand_in, desk: Desk, silent_clip, sounding_clip):
+    one = open_page(stand_in)
+    two = open_page(stand_in, context=one.context)
+    generate(one, silent_clip)
+    generate(two, sounding_clip)
+    desk.put("job-1", state="running", progress={"stage": "mel", "step": 1, "total": 2, "fraction": 0.575})
+    expect_phase(one, "running")
+    expect_phase(two, "queued")
+    desk.put("job-2", state="succeeded", report=report())
+    expect_phase(two, "succeeded")
+    expect_phase(one, "running")
+    for tab in (one, two):
+        expect(tab.locator("[data-clip-list] li")).to_have_count(2)
+
+
+def test_back_leads_to_the_page_before(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    page.go_back()
+    expect_phase(page, "idle")
+    page.go_forward()
+    expect_phase(page, "succeeded")
+
+
+# ---- cancel ----------------------------------------------------------------------------------------------------------
+
+def test_cancel_while_it_runs(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.move("frames", 3, 75)
+    expect_phase(page, "running")
+    page.get_by_role("button", name="Cancel").click()
+    expect_phase(page, "canceled")
+    assert desk.canceled == ["job-1"]
+    page.get_by_role("button", name="Try again").click()
+    expect_phase(page, "queued")
+
+
+def test_cancel_after_the_last_byte_cancels_the_job_that_comes_of_it(open_page, stand_in, desk: Desk, silent_clip):
+    desk.upload_delay_s = 1.0
+    page = open_page(stand_in)
+    generate(page, silent_clip, "uploading")
+    expect(page.locator("[data-work-line]")).to_have_text("Everything is sent; the server checks it.")
+    page.get_by_role("button", name="Cancel").click()
+    expect_phase(page, "canceled")
+    assert desk.canceled == ["job-1"]
+
+
+def test_cancel_while_bytes_go_out_sends_nothing_more(open_page, stand_in, desk: Desk, silent_clip, tmp_path, watch):
+    big = tmp_path / "big.mp4"
+    big.write_bytes(silent_clip.read_bytes() + b"\0\0\0\0" * 5_000_000)
+    page = open_page(stand_in)
+    choose(page, big)
+    throttled = page.context.new_cdp_session(page)
+    throttled.send("Network.emulateNetworkConditions",
+                   {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2_000_000})
+    page.click("[data-action=generate]")
+    expect(page.locator("[data-work-line]")).to_contain_text(" of 20 MB")
+    page.get_by_role("button", name="Cancel").click()
+    expect_phase(page, "ready")
+    assert desk.posts == []
+    assert desk.jobs == {}
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+def test_readers_hear_stage_changes_and_quarters_only(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    hear_everything(page)
+    for step in range(1, 76, 2):
+        desk.move("frames", step, 75)
+        page.wait_for_timeout(25)
+    for step in range(1, 40, 3):
+        desk.move("features", step, 40)
+        page.wait_for_timeout(25)
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    assert page.evaluate("window.spoken") == [
+        "Watch the motion", "25% done", "Recognise what moves", "50% done", "Your clip has a sound"]
+
+
+def test_a_name_from_people_is_text_and_nothing_else(open_page, stand_in, desk: Desk, silent_clip, tmp_path):
+    evil = tmp_path / "<img src=x onerror=document.body.remove()>.mp4"
+    evil.write_bytes(silent_clip.read_bytes())
+    page = open_page(stand_in)
+    generate(page, evil)
+    desk.succeed(report=report(notes=("<b>note</b>",)) | {"category": "<i>kind</i>"})
+    expect_phase(page, "succeeded")
+    expect(page.locator("[data-result-line]")).to_contain_text("<img src=x onerror")
+    expect(page.locator("[data-result-line]")).to_contain_text("<i>kind</i>")
+    expect(page.locator("[data-notes]")).to_have_text("<b>note</b>")
+    assert page.locator("main img, main b:visible, main i").count() == 0
+
+
+def test_no_event_is_said_and_not_hidden(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    desk.succeed(report=report() | {"events": [], "category": None})
+    expect_phase(page, "succeeded")
+    expect(page.locator("[data-events-line]")).to_contain_text("quiet room tone")
+
+
+def test_the_page_speaks_german(open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in, locale="de-DE")
+    expect(page.locator("h1")).to_contain_text("stummen Video")
+    assert page.evaluate("document.documentElement.lang") == "de"
+    generate(page, silent_clip)
+    expect(page.locator("[data-work-title]")).to_have_text("Wartet, bis er dran ist")
+    page.select_option("[data-language]", "en")
+    expect(page.locator("[data-work-title]")).to_have_text("Waiting for its turn")
+    page.reload()
+    expect(page.locator("[data-action=cancel]")).to_have_text("Cancel")  # the choice is kept
+
+
+def test_every_text_exists_in_every_language(open_page, stand_in):
+    page = open_page(stand_in)
+    english, german = page.evaluate("""async () => {
+        const keys = (texts, path = '') => Object.entries(texts).flatMap(([name, value]) =>
+            value && typeof value === 'object' ? keys(value, `${path}${name}.`) : [path + name]);
+        const load = async (name) => keys((await import(`/js/texts/${name}.js`)).default);
+        return [await load('en'), await load('de')];
+    }""")
+    static = set(re.findall(r'data-t(?:-label)?="(\w+)"', (PAGE / "index.html").read_text()))
+    assert {key for key in german if not key.startswith("page.")} == set(english)
+    assert {key.removeprefix("page.") for key in german if key.startswith("page.")} == static
+
+
+def test_a_late_event_cannot_undo_an_end(open_page, stand_in):
+    page = open_page(stand_in)
+    phases = page.evaluate("""async () => {
+        const { next, EMPTY } = await import('/js/job.js');
+        const job = (state) => ({ id: 'a', state });
+        let state = next(EMPTY, { type: 'heard', job: job('running') });
+        const seen = [];
+        for (const event of [{ type: 'progressed', id: 'a', progress: { stage: 'mel', fraction: 0.5 } },
+                             { type: 'progressed', id: 'a', progress: { stage: 'frames', fraction: 0.2 } },
+                             { type: 'progressed', id: 'b', progress: { stage: 'mux', fraction: 1 } }]) {
+            state = next(state, event);
+            seen.push(state.progress.fraction);
+        }
+        for (const event of [{ type: 'heard', job: job('succeeded') }, { type: 'heard', job: job('running') },
+                             { type: 'progressed', id: 'a', progress: { stage: 'mel', fraction: 0.9 } },
+                             { type: 'canceling' }, { type: 'heard', job: job('expired') }]) {
+            state = next(state, event);
+            seen.push(state.phase);
+        }
+        return seen;
+    }""")
+    assert phases == [0.5, 0.5, 0.5, "succeeded", "succeeded", "succeeded", "succeeded", "expired"]
+
+
+# ---- looks -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("size", [(320, 640), (640, 430)], ids=["320 px", "200 % of 1280"])
+def test_nothing_is_wider_than_the_window(open_page, stand_in, desk: Desk, tmp_path, silent_clip, size):
+    clip = tmp_path / ("a_name_without_any_space_that_is_much_longer_than_the_screen_is_wide" * 2 + ".mp4")
+    clip.write_bytes(silent_clip.read_bytes())
+    page = open_page(stand_in, viewport={"width": size[0], "height": size[1]}, locale="de-DE")
+
+    def fits() -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+    fits()
+    choose(page, clip)
+    page.click("summary")
+    fits()
+    page.click("[data-action=generate]")
+    expect_phase(page, "queued")
+    desk.move("vocode", 33_075, 66_150)
+    expect_phase(page, "running")
+    fits()
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    fits()
+
+
+def test_the_page_weighs_less_than_250_kb(open_page, stand_in):
+    page = open_page("about:blank")
+    sizes = {}
+    page.on("response", lambda answer: sizes.__setitem__(answer.url, len(answer.body())))
+    page.goto(stand_in)
+    page.wait_for_load_state("networkidle")
+    assert any(url.endswith(".woff2") for url in sizes)
+    assert sum(sizes.values()) < 250_000, json.dumps(sizes, indent=1)
+
+
+def test_a_long_clip_of_many_events_stays_readable(open_page, stand_in, desk: Desk, tmp_path):
+    desk.result = make_clip(tmp_path / "long.mp4", 20.0, (160, 90), sound=True)
+    page = open_page(f"{stand_in}/")
+    desk.put("job-1", state="succeeded", report=report(20.0))
+    page.goto(f"{stand_in}/#job=job-1")
+    expect_phase(page, "succeeded")
+    expect(page.locator("[data-events] li")).to_have_count(12)
+    page.get_by_role("button", name="Show all 25").click()
+    expect(page.locator("[data-events] li")).to_have_count(25)
+    assert page.evaluate("document.activeElement.dataset.at"), "focus goes to the first one that came"
