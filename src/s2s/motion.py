@@ -52,10 +52,11 @@ class MotionFeatures:
 
 
 def work_size(height: int, width: int) -> tuple[int, int]:
-    """Size (h, w) of the picture that flow is computed on: about 14,400 px, aspect kept, cells of equal size."""
-    rows, columns = cell_grid(height, width)
+    """Size (h, w) of the picture that flow is computed on: about 14,400 px, aspect kept; a picture near that stays."""
     scale = math.sqrt(WORK_AREA_PX / (height * width))
-    return (max(4, round(height * scale / rows)) * rows, max(4, round(width * scale / columns)) * columns)
+    if 0.85 < scale < 1.15:
+        return height, width
+    return max(32, round(height * scale)), max(32, round(width * scale))
 
 
 def cell_grid(height: int, width: int) -> tuple[int, int]:
@@ -82,7 +83,7 @@ class MotionExtractor:
         self._still_flow: np.ndarray | None = None
 
     def push(self, grey: np.ndarray, time_s: float) -> None:
-        """Adds one frame: uint8 (h, w), any size, at its time in seconds. Late or doubled time stamps are passed over."""
+        """Adds one frame: uint8 (h, w), any size, at its time in seconds. Doubled time stamps are passed over."""
         cv2.setNumThreads(1)  # the same samples on every machine, and no fight for cores
         frame = self._fit(grey)
         if self._previous is None:
@@ -150,7 +151,7 @@ class MotionExtractor:
         size_difference = np.abs(difference)
         planes = (flow[..., 0], flow[..., 1], speed, speed_squared, size_difference, difference)
         u, v, mean, square, change, signed = (_pool_mean(np.ascontiguousarray(p), self._grid) for p in planes)
-        fastest = speed.reshape(self._grid[0], h // self._grid[0], self._grid[1], -1).max(axis=(1, 3))
+        fastest = _pool_max(speed, self._grid)
         cells = np.stack([u, v, mean, np.sqrt(square), fastest, change, signed], axis=-1).reshape(N_CELLS, _BASE)
         histogram_change = np.abs(_histogram(frame) - _histogram(self._previous)).sum() / 2
         scene = np.array([
@@ -207,6 +208,11 @@ def camera_flow(camera: tuple[float, float, float, float], h: int, w: int) -> np
 
 def _pool_mean(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return cv2.resize(plane, grid[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _pool_max(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    rows, columns = (np.arange(n) * side // n for n, side in zip(grid, plane.shape, strict=True))
+    return np.maximum.reduceat(np.maximum.reduceat(plane, rows, axis=0), columns, axis=1)
 
 
 def _histogram(grey: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ def detect_onsets(waveform: np.ndarray, sample_rate: int = ONSET_SAMPLE_RATE) ->
 
 
 def onset_f1(reference_s: np.ndarray, candidate_s: np.ndarray, tolerance_s: float) -> float:
-    """F1 of a largest one-to-one matching within the tolerance. Two empty lists agree (1); one empty list does not (0)."""
+    """F1 of a largest one-to-one matching within the tolerance. Two empty lists agree (1)."""
     reference, candidate = np.sort(reference_s), np.sort(candidate_s)
     if not len(reference) or not len(candidate):
         return float(len(reference) == len(candidate))
