@@ -126,11 +126,15 @@ def generate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Give a video sound that fits what is seen. The picture is not touched."""
-    from s2s.pipeline import Options, SoundGenerator
-
     jobs = _plan(source, output)
     if len(jobs) > 1 and (wav or picture):
         raise InputError("--wav and --picture take one video, not a folder.", code="bad_request")
+    if not source.is_dir():
+        from s2s.media.gate import check_container
+
+        check_container(source, settings().cli_limits)  # a bad file is told at once, before torch is loaded
+    from s2s.pipeline import Options, SoundGenerator
+
     generator = SoundGenerator.from_bundle(bundle or settings().bundle, device=device or settings().device)
     options = Options(
         seed=seed,

@@ -1,0 +1,69 @@
+"""The command line as a person meets it: real processes, exit codes, one clear line."""
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from s2s.cli import app
+
+
+def s2s(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "s2s.cli", *map(str, arguments)], capture_output=True, text=True,
+                          timeout=120, cwd=cwd)
+
+
+@pytest.mark.parametrize("arguments", [(), ("generate",), ("serve",), ("bundle",), ("evaluate",), ("payload",), ("demo",)])
+def test_help_reads_well(arguments):
+    answer = CliRunner().invoke(app, [*arguments, "--help"])
+    assert answer.exit_code == 0
+    assert "Usage" in answer.stdout
+
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("missing.mp4", None, "does not exist"),
+    ("notes.mp4", b"Dear diary, this is no video.\n" * 40, "not a video"),
+    ("empty.mp4", b"", "empty"),
+])
+def test_a_bad_file_is_one_clear_line_exit_code_2_and_nothing_left(tmp_path, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    answer = s2s("generate", tmp_path / name, "-o", tmp_path / "out.mp4")
+    assert answer.returncode == 2
+    lines = [line for line in answer.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, answer.stderr
+    assert says in lines[0].lower()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ([name] if content is not None else [])
+
+
+def test_an_empty_folder_is_a_clear_error(tmp_path):
+    answer = s2s("generate", tmp_path)
+    assert (answer.returncode, "holds no video" in answer.stderr) == (2, True)
+
+
+def test_the_clip_itself_is_never_overwritten(tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"precious")
+    answer = s2s("generate", clip, "-o", clip)
+    assert (answer.returncode, clip.read_bytes()) == (2, b"precious")
+
+
+def test_payload_is_what_the_prediction_endpoint_takes(tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(bytes(range(256)) * 10)
+    answer = s2s("payload", clip, "--seed", "3")
+    body = json.loads(answer.stdout)
+    assert base64.b64decode(body["file"], validate=True) == clip.read_bytes()
+    assert body["seed"] == 3
+    assert "category" not in body
+
+
+def test_a_bundle_that_is_not_there_is_our_fault_and_says_so(tmp_path):
+    answer = s2s("bundle", "verify", tmp_path / "nothing")
+    assert answer.returncode == 1
+    assert "no bundle" in answer.stderr
+    assert "Traceback" not in answer.stderr
