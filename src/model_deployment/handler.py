@@ -19,11 +19,11 @@ from s2s import wire
 from s2s.config import settings
 from s2s.errors import Canceled, InputError
 from s2s.events import Progress
-from s2s.media.gate import check_container
+from s2s.media.gate import Container, check_container
+from s2s.media.mux import WEBM_CODECS
 from s2s.pipeline import Options, SoundGenerator
 
 log = logging.getLogger(__name__)
-WEBM_CODECS = ("vp8", "vp9", "av1")  # what a browser plays in WebM; any other picture comes back in MP4
 
 
 class S2SHandler:
@@ -78,7 +78,7 @@ class S2SHandler:
             upload = Path(folder, "upload")
             upload.write_bytes(request.file)
             found = check_container(upload, self.settings.http_limits)
-            container = "webm" if found.video_codec in WEBM_CODECS and found.family == "webm" else "mp4"
+            container, reencode = _target(found)
             output = Path(folder, f"out.{container}")
 
             def on_progress(progress: Progress) -> None:
@@ -91,7 +91,7 @@ class S2SHandler:
                 limits=self.settings.http_limits,
                 on_progress=on_progress,
                 should_stop=cancel.is_set,
-                options=Options(seed=request.seed, category=request.category),
+                options=Options(seed=request.seed, category=request.category, reencode=reencode),
             )
             video = output.read_bytes()
         if not request.stream:
@@ -104,3 +104,10 @@ class S2SHandler:
 def _body(row: dict) -> object:
     """The request's body: TorchServe calls it `body`, or `file` where a form was posted."""
     return row.get("body", row.get("file", b""))
+
+
+def _target(found: Container) -> tuple[str, bool]:
+    """The container that comes back, and whether the picture is re-encoded: only where neither of the two holds it."""
+    if found.family == "webm" and found.video_codec in WEBM_CODECS:
+        return "webm", False
+    return "mp4", found.family == "webm" or found.video_codec == "prores"

@@ -22,6 +22,7 @@ from s2s.wire import Problem
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5  # other processes' jobs are noticed by polling
+PAUSE_S = (0.25, 2.0)  # a lane's first and longest pause while the model server cannot take a job
 BACKOFF_S = (1.0, 4.0, 10.0)  # before the next attempt of a job whose worker was lost
 ORPHAN_S = 3600.0  # a blob without a row may be an upload that is still coming in
 
@@ -39,20 +40,20 @@ class JobWorker:
         self._tasks = [asyncio.create_task(task) for task in (*lanes, self._sweep())]
 
     async def stop(self) -> None:
-        """Running jobs go back to the queue and it does not count as their attempt; the model server is told to stop."""
+        """Running jobs go back to the queue, which does not count as an attempt; the model server is told to stop."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _lane(self) -> None:
-        pause_s = POLL_S
+        pause_s = PAUSE_S[0]
         while True:
             try:
                 job = await self._next()
                 served = await self._work(job)
-                pause_s = POLL_S if served else min(5.0, 2 * pause_s)
                 if not served:
                     await asyncio.sleep(pause_s)
+                pause_s = PAUSE_S[0] if served else min(PAUSE_S[1], 2 * pause_s)
             except asyncio.CancelledError:
                 raise
             except Exception:  # the database is away, the disk is full: the lane outlives it
@@ -113,7 +114,7 @@ class JobWorker:
             await self._store.canceled(job)
         except (UpstreamBusy, UpstreamUnavailable) as exc:
             self.model_server = "busy" if isinstance(exc, UpstreamBusy) else "unavailable"
-            await self._store.release(job, POLL_S, counts=False)
+            await self._store.release(job, 0.0, counts=False)
             return False
         except (UpstreamError, ProcessingError) as exc:
             outcome = exc.code

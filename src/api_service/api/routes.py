@@ -242,7 +242,7 @@ async def get_job(request: Request, job: JobOf, service: ServiceOf, response: Re
             "content": {
                 "text/event-stream": {
                     "schema": {"type": "string"},
-                    "example": 'id: 7\nevent: progress\ndata: {"stage":"mel","step":400,"total":860,"fraction":0.57}\n\n',
+                    "example": 'id: 7\nevent: progress\ndata: {"stage":"mel","step":4,"total":8,"fraction":0.57}\n\n',
                 }
             },
         },

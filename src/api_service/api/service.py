@@ -38,8 +38,8 @@ DESCRIPTION = """
 A silent video in, the same video with fitting sound out.
 
 Send a clip to `POST /v1/jobs`, follow `links.events`, fetch `links.result`. Every error is an
-[RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem with a stable `code`, words for people in `detail` and `hint`,
-and the `request_id` that our log knows it by.
+[RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem with a stable `code`, words for people in `detail` and
+`hint`, and the `request_id` that our log knows it by.
 """
 TAGS = [
     {
@@ -58,8 +58,8 @@ DOCS_HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Silence to Sound: API</title><link rel="stylesheet" href="docs/assets/swagger-ui.css">
 <link rel="icon" href="docs/assets/favicon.png"></head>
-<body><div id="swagger-ui"></div><script src="docs/assets/swagger-ui-bundle.js"></script><script src="docs/start.js"></script>
-</body></html>"""
+<body><div id="swagger-ui"></div>
+<script src="docs/assets/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body></html>"""
 DOCS_START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, layout: "BaseLayout",
 defaultModelsExpandDepth: 0, tryItOutEnabled: true, validatorUrl: null});"""
 

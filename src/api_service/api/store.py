@@ -392,7 +392,7 @@ class JobStore:
             return [Job.from_row(row) for row in rows]
 
     async def expire(self, ttl_s: float) -> list[str]:
-        """Finished jobs older than `ttl_s` become expired; after the same time again their rows are deleted. Returns the
+        """Finished jobs older than `ttl_s` become expired; after the same time again the rows go too. Returns the
         ids whose blobs can go."""
         async with self._write.begin() as db:
             done = await db.execute(
@@ -413,10 +413,10 @@ class JobStore:
             return set((await db.execute(select(jobs.c.id).where(jobs.c.id.in_(ids)))).scalars())
 
     async def _record(
-        self, job: Job, name: str, data: dict | None, state: State = State.RUNNING, **values: Any
+        self, job: Job, name: str, data: dict | None, was: State = State.RUNNING, **values: Any
     ) -> bool:
         async with self._write.begin() as db:
-            fence = and_(jobs.c.attempt == job.attempt, jobs.c.state == state)
+            fence = and_(jobs.c.attempt == job.attempt, jobs.c.state == was)
             seq = await self._change(db, job.id, fence, **values)
             if seq:
                 await self._event(db, job.id, seq, name, data)
