@@ -40,6 +40,8 @@ AUDIO_DECODERS = {
     "eac3", "amrnb", "amrwb", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be",
     "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_u8", "pcm_s8", "pcm_mulaw", "pcm_alaw",
 }
+# Colour at full resolution: half of it sideways would make an upright clip differ from the same clip stored lying.
+SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
 GAP_S = 0.04  # sound that is later or earlier than its time stamps say by more than this is moved
 
 
@@ -213,7 +215,7 @@ class _Painter:
         """uint8 (h, w) or (h, w, 3), upright."""
         height, width = self.size if self.turns % 2 == 0 else self.size[::-1]
         small = self.scaler.reformat(frame, width=width, height=height, format=self.format, threads=1,
-                                     interpolation=Interpolation.AREA)
+                                     interpolation=SCALING)
         return np.rot90(small.to_ndarray(), self.turns)
 
 

@@ -94,9 +94,9 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
                 clock = info.time_base.denominator
                 args += ["-video_track_timescale", str(clock), "-movie_timescale", str(clock * -(-1000 // clock))]
         wall_s = 60 + size / 5e6 + info.duration_s + (info.n_frames * (0.05 + 0.3 * pixels / 1e6) if reencode else 0)
-        run_ffmpeg([*args, "-f", muxer, f"file:{part}"], timeout_s or wall_s, pass_fds=[samples],
-                   should_stop=should_stop, file_bytes=(4 if reencode else 1) * size + int(info.duration_s * 50_000) + (64 << 20),
-                   memory_bytes=(3 << 30) + (400 * pixels if reencode else 0))
+        room = (4 if reencode else 1) * size + int(info.duration_s * 50_000) + (64 << 20)
+        run_ffmpeg([*args, "-f", muxer, f"file:{part}"], timeout_s or wall_s, file_bytes=room, pass_fds=[samples],
+                   should_stop=should_stop, memory_bytes=(3 << 30) + (400 * pixels if reencode else 0))
 
 
 @contextmanager

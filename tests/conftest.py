@@ -1,0 +1,1 @@
+"""Makes `clips` and `hostile` importable from every test."""
