@@ -49,13 +49,13 @@ def amplitude_to_mel(amplitude: np.ndarray, spec: MelSpec = MelSpec()) -> np.nda
 
 
 def mel_to_amplitude(mel: np.ndarray, spec: MelSpec = MelSpec()) -> np.ndarray:
-    """The inverse of `amplitude_to_mel` above its floor: 0 .. 1 -> linear mel amplitude, float32."""
+    """The inverse of `amplitude_to_mel` above its floor: 0 .. 1 -> linear mel amplitude, float32, 1e-4 .. 10."""
     level_db = np.asarray(mel, dtype=np.float64) * -spec.min_level_db + spec.min_level_db + spec.ref_level_db
     return (10 ** (level_db / 20)).astype(np.float32)
 
 
 def _floor_amplitude(spec: MelSpec) -> float:
-    """1e-5 for the published levels: below it a band is as good as silent."""
+    """1e-5 for the published levels; it keeps the logarithm finite, the clip at 0 cuts higher (1e-4)."""
     return 10 ** (spec.min_level_db / 20)
 
 

@@ -40,7 +40,7 @@ BLOCKS = {
 
 
 class BNInception(nn.Module):
-    """float32 (N, C, 224, 224) -> (N, 1024): the global pool. Sizes other than 224 work from 32 px on."""
+    """float32 (N, C, 224, 224) -> (N, 1024): the global pool. Other multiples of 32 work too."""
 
     feature_dim = 1024
 
@@ -85,6 +85,8 @@ class BNInception(nn.Module):
         return torch.cat([self._apply_conv(f"{name}_1x1", x), three, double, pooled], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.shape[2] % 32 or images.shape[3] % 32:  # else rounded-up pools and strided convolutions disagree
+            raise ValueError(f"BN-Inception takes multiples of 32 pixels, not {tuple(images.shape[2:])}")
         x = F.max_pool2d(self._apply_conv("conv1_7x7_s2", images), 3, stride=2, ceil_mode=True)
         x = self._apply_conv("conv2_3x3", self._apply_conv("conv2_3x3_reduce", x))
         x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)
