@@ -53,14 +53,15 @@ class Kind(NamedTuple):
 KINDS = {
     "timing": Kind("s2s.timing.net", "TimingConfig", "TimingNet"),
     "tsn": Kind("s2s.tsn", "TsnStreamConfig", "TsnStream"),
+    "recogniser": Kind("s2s.recognise", "RecogniserConfig", "Recogniser"),
     "regnet": Kind("s2s.regnet", "RegNetConfig", "Generator"),
     "discriminator": Kind("s2s.regnet", "RegNetConfig", "Discriminator"),
     "wavenet": Kind("s2s.wavenet_vocoder.wavenet", "WaveNetConfig", "WaveNet"),
     "parallel_wavenet": Kind("s2s.wavenet_vocoder.parallel", "ParallelWaveNetConfig", "ParallelWaveNet"),
 }
 KINDS_OF_ROLE = {
-    "timing": ("timing",), "tsn_rgb": ("tsn",), "tsn_flow": ("tsn",), "regnet": ("regnet",),
-    "vocoder": ("wavenet", "parallel_wavenet"), "discriminator": ("discriminator",),
+    "timing": ("timing",), "tsn_rgb": ("tsn",), "tsn_flow": ("tsn",), "recogniser": ("recogniser",),
+    "regnet": ("regnet",), "vocoder": ("wavenet", "parallel_wavenet"), "discriminator": ("discriminator",),
 }
 
 
@@ -280,9 +281,10 @@ def _check_facts(manifest: BundleManifest, configs: Mapping[str, Any]) -> None:
             facts.append(("feature channels of both streams", sum(s.feature_dim for s in streams), regnet.visual_dim))
         if (discriminator := configs.get("discriminator")) is not None:
             facts.append(("visual channels of the discriminator", discriminator.visual_dim, regnet.visual_dim))
-    for role in ("tsn_rgb", "tsn_flow"):
+    for role in ("tsn_rgb", "tsn_flow", "recogniser"):
         if role in configs and configs[role].class_names:
             facts.append((f"classes of {role}", configs[role].class_names, manifest.categories))
+    for role in ("tsn_rgb", "tsn_flow"):
         if role in configs:
             facts.append((f"modality of {role}", configs[role].modality, role.removeprefix("tsn_")))
     if vocoder := configs.get("vocoder"):
