@@ -124,8 +124,8 @@ class Bundle:
 
 
 def save_bundle(path: Path | str, manifest: BundleManifest, networks: Mapping[str, nn.Module]) -> BundleManifest:
-    """Writes networks by role ("timing", "tsn_rgb", "tsn_flow", "regnet", "vocoder", "discriminator") into the folder
-    `path`, replacing the bundle that is there, and returns the manifest with its `networks`.
+    """Writes networks by role (see KINDS_OF_ROLE) into the folder `path`, replacing the bundle that is there, and
+    returns the manifest with its `networks`.
 
     Other files in the folder stay. Raises ArtifactError when the networks do not fit one another.
     """
