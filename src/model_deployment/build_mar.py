@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold
 
 
-def build_mar(config: Settings, target: Path, handler: Path = HERE / "handler.py") -> bool:
+def build_mar(config: Settings, target: Path) -> bool:
     """Writes `target` unless it already holds the same. Returns whether it was written.
 
     Raises ArtifactError when `config.bundle` is not a bundle.
@@ -32,7 +32,7 @@ def build_mar(config: Settings, target: Path, handler: Path = HERE / "handler.py
     archive = _archive(
         {
             "MAR-INF/MANIFEST.json": json.dumps(_manifest(config.model_name), indent=2),
-            "handler.py": handler.read_text(),
+            "handler.py": (HERE / "handler.py").read_text(),
             "model-config.yaml": yaml.safe_dump(_model_config(config), sort_keys=False),
         }
     )
@@ -47,6 +47,7 @@ def build_mar(config: Settings, target: Path, handler: Path = HERE / "handler.py
 
 def _manifest(model_name: str) -> dict:
     return {
+        "createdOn": "01/01/1980 00:00:00",
         "runtime": "python",
         "archiverVersion": "0.12.0",
         "model": {
@@ -86,9 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pack the handler and a pointer to the bundle into a .mar file.")
     parser.add_argument("--out", type=Path, default=REPO_ROOT / "model_store" / "s2s.mar")
     parser.add_argument("--bundle", type=Path, default=settings().bundle)
-    parser.add_argument("--handler", type=Path, default=HERE / "handler.py")
     args = parser.parse_args()
-    written = build_mar(settings().model_copy(update={"bundle": args.bundle}), args.out, args.handler)
+    written = build_mar(settings().model_copy(update={"bundle": args.bundle}), args.out)
     print(f"{args.out}: {'written' if written else 'already up to date'}")
 
 

@@ -17,10 +17,11 @@ CANCEL_POLL_S = 0.2
 class LineStream:
     """Sends NDJSON lines of one request, from the generator's thread and a keep-alive thread.
 
-    Progress is thinned to ten lines a second, but the first and the last step of every stage are always told. The first
-    line is held back until the file is known to be good, so that bad input is still a plain 4xx. TorchServe kills a
-    worker that is silent for longer than responseTimeout, so the last line is repeated every `keep_alive_s`; after
-    `stall_s` without true progress it no longer is, and a hung worker gets its restart.
+    Progress is thinned to ten lines a second, but the first and the last step of every stage are always told; steps of
+    stages that overlap are told only where they bring the whole forward. The first line is held back until the file is
+    known to be good, so that bad input is still a plain 4xx. TorchServe kills a worker that is silent for longer than
+    responseTimeout, so the last line is repeated every `keep_alive_s`; after `stall_s` without true progress it no
+    longer is, and a hung worker gets its restart.
     """
 
     def __init__(self, send: Callable[[str], None], *, keep_alive_s: float, stall_s: float):
@@ -29,14 +30,18 @@ class LineStream:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._last: Progress | None = None
+        self._fraction, self._told = 0.0, set[Stage]()
         self._last_sent_s = self._last_progress_s = time.monotonic()
 
     def progress(self, progress: Progress) -> None:
-        first = self._last is None or self._last.stage != progress.stage
-        last = progress.step >= progress.total
-        self._last, self._last_progress_s = progress, time.monotonic()
-        if progress.stage == Stage.PROBE and not self.started:
+        self._last_progress_s = time.monotonic()
+        first, last = progress.stage not in self._told, progress.step >= progress.total
+        if (progress.stage == Stage.PROBE and not self.started) or progress.fraction < self._fraction:
             return
+        if progress.fraction == self._fraction and not first:
+            return
+        self._last, self._fraction = progress, progress.fraction
+        self._told.add(progress.stage)
         if first or last or time.monotonic() - self._last_sent_s >= PROGRESS_INTERVAL_S:
             self.send(wire.progress_line(progress))
 

