@@ -8,10 +8,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from ball_clip import make_clip
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from stand_in import Desk, create_stand_in, serve
-
-from clips import make_clip
 
 CHROMIUM = Path("/usr/bin/chromium")
 

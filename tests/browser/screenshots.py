@@ -9,10 +9,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from ball_clip import make_clip
 from playwright.sync_api import Page, expect, sync_playwright
 from stand_in import Desk, create_stand_in, report, serve
 
-from clips import make_clip
 from conftest import CHROMIUM
 
 LOOKS = {

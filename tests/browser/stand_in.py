@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
+from ball_clip import bounces
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-
-from clips import bounces
 
 PAGE = Path(__file__).resolve().parents[2] / "src" / "frontend_simple"
 SHARES = {"probe": (0, 0.02), "frames": (0.02, 0.35), "features": (0.37, 0.15), "events": (0.52, 0.03),

@@ -93,13 +93,13 @@ def test_readers_get_a_tree_that_tells_the_story(open_page, stand_in, desk: Desk
       - heading "Making the sound" [level=2]
       - progressbar "Progress"
       - list:
-        - listitem: "Check the clip, done"
-        - listitem: "Watch the motion, done"
-        - listitem: "Recognise what moves, done"
-        - listitem: "Find the moments, done"
-        - listitem: "Sketch the sound, now 100 of 260 slices"
-        - listitem: "Make it audible, to come"
-        - listitem: "Join sound and picture, to come"
+        - listitem: "Check the clip (done)"
+        - listitem: "Watch the motion (done)"
+        - listitem: "Recognise what moves (done)"
+        - listitem: "Find the moments (done)"
+        - listitem: "Sketch the sound (now) 100 of 260 slices"
+        - listitem: "Make it audible (to come)"
+        - listitem: "Join sound and picture (to come)"
       - paragraph:
         - button "Cancel"
     """)
@@ -120,7 +120,7 @@ def test_readers_get_a_tree_that_tells_the_story(open_page, stand_in, desk: Desk
       - paragraph: "/4 sounds/"
       - list:
         - listitem:
-          - button "Play from 0:00.4: ball bounce, loud, sure"
+          - 'button "Play from 0:00.4: ball bounce, loud, sure"'
     """)
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import av
 import pytest
+from ball_clip import make_clip
 from playwright.sync_api import Page, expect
-
-from clips import make_clip
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack, pytest.mark.timeout(600)]
 WORK_S = 300  # a busy machine of two cores

@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from ball_clip import make_clip, make_sound_only
 from playwright.sync_api import Page, expect
 from stand_in import PAGE, Desk, report
-
-from clips import make_clip, make_sound_only
 
 pytestmark = pytest.mark.browser
 

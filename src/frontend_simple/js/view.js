@@ -133,7 +133,7 @@ export function createView() {
       const state = i < now ? "done" : i === now ? "now" : "later";
       const row = element("li", undefined, { "data-state": state });
       if (state === "now") row.setAttribute("aria-current", "step");
-      row.append(element("span", say(`stage.${stage}`)), element("span", `, ${say(`stageState.${state}`)}`, { class: "for-readers" }));
+      row.append(element("span", say(`stage.${stage}`)), element("span", `(${say(`stageState.${state}`)})`, { class: "for-readers" }));
       if (state === "now" && progress.total > 1) {
         const count = { step: number(progress.step), total: number(progress.total) };
         row.append(element("span", say(`units.${stage}`, count) ?? say("count", count), { class: "count" }));
