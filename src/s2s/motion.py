@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from s2s.spec import TIMING_RATE
 
 N_CELLS = 48
+FEATURES_VERSION = 1  # raised when the same frames give other features: caches are then measured anew
 WORK_AREA_PX = 14_400  # flow at a higher resolution placed events no better
 MIN_INTERVAL_S = 0.015  # frames closer than this (above 60 fps) are passed over
 MAX_INTERVAL_S = 0.2  # after a longer pause the picture changed at the end of the pause, not all along it
@@ -25,12 +27,29 @@ MAX_REPEAT_S = 0.12  # a picture repeated for longer is a still scene, not a dro
 REPEAT_GREY = 0.35  # mean change of the most changed cell, grey levels, below which a frame counts as repeated
 
 CELL_CHANNELS = (
-    "u", "v", "speed_mean", "speed_rms", "speed_max", "difference", "signed_difference",
-    "acceleration", "speed_drop", "difference_drop",
+    "u",
+    "v",
+    "speed_mean",
+    "speed_rms",
+    "speed_max",
+    "difference",
+    "signed_difference",
+    "acceleration",
+    "speed_drop",
+    "difference_drop",
 )
 GLOBAL_CHANNELS = (
-    "camera_speed", "camera_zoom", "camera_turn", "speed_mean", "speed_max", "difference", "brightness_change",
-    "histogram_change", "camera_jolt", "speed_drop", "cells_moving",
+    "camera_speed",
+    "camera_zoom",
+    "camera_turn",
+    "speed_mean",
+    "speed_max",
+    "difference",
+    "brightness_change",
+    "histogram_change",
+    "camera_jolt",
+    "speed_drop",
+    "cells_moving",
 )
 _BASE = 7  # cell channels measured on each frame pair; the others are differences in time, made at the end
 _SUBTICKS = 4  # samples of the interpolated signal averaged into one tick
@@ -121,7 +140,9 @@ class MotionExtractor:
             self._size = work_size(*grey.shape)
             self._grid = cell_grid(*grey.shape)
         h, w = self._size
-        return grey if grey.shape == (h, w) else cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
+        if grey.shape != (h, w):
+            return cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(grey)
 
     def _add_still(self, start_s: float, end_s: float) -> None:
         middle_s = (start_s + end_s) / 2
@@ -142,9 +163,12 @@ class MotionExtractor:
         x_shift, y_shift, zoom, turn = camera
         # A pixel (x, y) of the previous frame is found at (x, y) + camera flow in this one.
         cx, cy = (w - 1) / 2, (h - 1) / 2
-        matrix = np.array([[1 + zoom, -turn, x_shift - zoom * cx + turn * cy],
-                           [turn, 1 + zoom, y_shift - turn * cx - zoom * cy]])
-        steady = cv2.warpAffine(self._previous, matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)
+        matrix = np.array(
+            [[1 + zoom, -turn, x_shift - zoom * cx + turn * cy], [turn, 1 + zoom, y_shift - turn * cx - zoom * cy]]
+        )
+        steady = self._previous
+        if abs(x_shift) + abs(y_shift) + (abs(zoom) + abs(turn)) * w > 0.03:  # px; less cannot be seen
+            steady = cv2.warpAffine(steady, matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)
         difference = (frame.astype(np.float32) - steady) / (255.0 * seconds * 10.0)
         speed_squared = flow[..., 0] ** 2 + flow[..., 1] ** 2
         speed = np.sqrt(speed_squared)
@@ -154,10 +178,18 @@ class MotionExtractor:
         fastest = _pool_max(speed, self._grid)
         cells = np.stack([u, v, mean, np.sqrt(square), fastest, change, signed], axis=-1).reshape(N_CELLS, _BASE)
         histogram_change = np.abs(_histogram(frame) - _histogram(self._previous)).sum() / 2
-        scene = np.array([
-            x_shift * rate, y_shift * rate, zoom / seconds, turn / seconds,
-            mean.mean(), change.mean(), signed.mean(), histogram_change / (seconds * 10.0),
-        ])
+        scene = np.array(
+            [
+                x_shift * rate,
+                y_shift * rate,
+                zoom / seconds,
+                turn / seconds,
+                mean.mean(),
+                change.mean(),
+                signed.mean(),
+                histogram_change / (seconds * 10.0),
+            ]
+        )
         middle_s = (start_s + end_s) / 2
         self._cells.add(middle_s, cells)
         self._scene.add(middle_s, scene)
@@ -168,34 +200,43 @@ class MotionExtractor:
 def fit_camera(flow: np.ndarray, grey: np.ndarray) -> tuple[float, float, float, float]:
     """Camera motion in dense flow: float32 (h, w, 2) px -> shift x, shift y (px), zoom and turn (per px from centre).
 
-    Iteratively reweighted least squares (Cauchy weights, scale from the median residual) on every fourth pixel,
+    Iteratively reweighted least squares (Cauchy weights, scale from the median residual) on every fifth pixel,
     pixels with texture counting more. What moves against the background is an outlier and hardly counts.
     """
-    h, w = grey.shape
-    sample = flow[2::4, 2::4].reshape(-1, 2).astype(np.float64)
-    gx = cv2.Sobel(grey, cv2.CV_16S, 1, 0)[2::4, 2::4].ravel().astype(np.float64)
-    gy = cv2.Sobel(grey, cv2.CV_16S, 0, 1)[2::4, 2::4].ravel().astype(np.float64)
-    texture = gx * gx + gy * gy
-    trust = 0.02 + texture / (texture + 900.0)
-    y, x = np.mgrid[2:h:4, 2:w:4].astype(np.float64)
-    x, y = x.ravel() - (w - 1) / 2, y.ravel() - (h - 1) / 2
-    ux, uy = sample[:, 0], sample[:, 1]
-    median = np.median(sample[trust > np.median(trust)], axis=0) if len(sample) else np.zeros(2)
-    theta = np.array([median[0], median[1], 0.0, 0.0])
+    design = _camera_design(*grey.shape)
+    n = len(design) // 2
+    wanted = flow[2::5, 2::5].reshape(n, 2).T.ravel().astype(np.float64)
+    here = grey[2::5, 2::5].astype(np.float64)
+    right, below = grey[2::5, 4::5].astype(np.float64), grey[4::5, 2::5].astype(np.float64)
+    texture = np.zeros_like(here)
+    texture[:, : right.shape[1]] += (right - here[:, : right.shape[1]]) ** 2
+    texture[: below.shape[0]] += (below - here[: below.shape[0]]) ** 2
+    trust = 0.02 + (texture / (texture + 200.0)).ravel()
+    textured = trust >= _median(trust)
+    theta = np.array([_median(wanted[:n][textured]), _median(wanted[n:][textured]), 0.0, 0.0])
     for _ in range(4):
-        rx = ux - (theta[0] + theta[2] * x - theta[3] * y)
-        ry = uy - (theta[1] + theta[2] * y + theta[3] * x)
-        residual = rx * rx + ry * ry
-        scale = max(0.04, 2.0 * float(np.median(residual)))
-        weight = trust / (1.0 + residual / scale)
-        # Normal equations of the four-parameter similarity, written out.
-        total, wx, wy = weight.sum(), (weight * x).sum(), (weight * y).sum()
-        rr = (weight * (x * x + y * y)).sum()
-        left = np.array([[total, 0, wx, -wy], [0, total, wy, wx], [wx, wy, rr, 0], [-wy, wx, 0, rr]])
-        right = np.array([(weight * ux).sum(), (weight * uy).sum(),
-                          (weight * (x * ux + y * uy)).sum(), (weight * (x * uy - y * ux)).sum()])
-        theta = np.linalg.solve(left + 1e-6 * np.eye(4), right)
+        off = wanted - design @ theta
+        residual = off[:n] ** 2 + off[n:] ** 2
+        weight = trust / (1.0 + residual / max(0.04, 2.0 * _median(residual)))
+        weighted = design.T * np.concatenate([weight, weight])
+        theta = np.linalg.solve(weighted @ design + _RIDGE, weighted @ wanted)
     return tuple(float(value) for value in theta)
+
+
+@lru_cache(maxsize=8)
+def _camera_design(h: int, w: int) -> np.ndarray:
+    """float64 (2n, 4): x flows, then y flows, of every fifth pixel under a unit shift x, shift y, zoom and turn."""
+    y, x = np.mgrid[2:h:5, 2:w:5].astype(np.float64)
+    x, y = x.ravel() - (w - 1) / 2, y.ravel() - (h - 1) / 2
+    one, none = np.ones_like(x), np.zeros_like(x)
+    return np.concatenate([np.stack([one, none, x, -y], axis=1), np.stack([none, one, y, x], axis=1)])
+
+
+_RIDGE = 1e-6 * np.eye(4)
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.partition(values, len(values) // 2)[len(values) // 2])
 
 
 def camera_flow(camera: tuple[float, float, float, float], h: int, w: int) -> np.ndarray:
@@ -203,7 +244,10 @@ def camera_flow(camera: tuple[float, float, float, float], h: int, w: int) -> np
     shift_x, shift_y, zoom, turn = camera
     x = (np.arange(w, dtype=np.float32) - (w - 1) / 2)[None, :]
     y = (np.arange(h, dtype=np.float32) - (h - 1) / 2)[:, None]
-    return np.stack([shift_x + zoom * x - turn * y, shift_y + zoom * y + turn * x], axis=-1).astype(np.float32)
+    moved = np.empty((h, w, 2), np.float32)
+    moved[..., 0] = shift_x + zoom * x - turn * y
+    moved[..., 1] = shift_y + zoom * y + turn * x
+    return moved
 
 
 def _pool_mean(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -211,13 +255,13 @@ def _pool_mean(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def _pool_max(plane: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    rows, columns = (np.arange(n) * side // n for n, side in zip(grid, plane.shape, strict=True))
-    return np.maximum.reduceat(np.maximum.reduceat(plane, rows, axis=0), columns, axis=1)
+    """The largest of some eighty places in each cell, each the mean of the pixels around it."""
+    fine = cv2.resize(plane, (grid[1] * 9, grid[0] * 9), interpolation=cv2.INTER_AREA)
+    return fine.reshape(grid[0], 9, grid[1], 9).max(axis=(1, 3))
 
 
 def _histogram(grey: np.ndarray) -> np.ndarray:
-    counts = np.bincount((grey >> 4).ravel(), minlength=16)
-    return counts / grey.size
+    return cv2.calcHist([grey], [0], None, [16], [0, 256]).ravel() / grey.size
 
 
 def _finish_cells(base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -246,9 +290,17 @@ def _finish_scene(scene: np.ndarray, base: np.ndarray) -> np.ndarray:
     speed_gain, change_gain = _gain(fastest, floor=0.04), _gain(base[..., 5].max(axis=1), floor=0.008)
     moving = (rms > 0.5 * speed_gain).mean(axis=1) * 4.0
     columns = [
-        camera / 0.1, scene[:, 2] / 0.1, scene[:, 3] / 0.1, scene[:, 4] / speed_gain, fastest / speed_gain,
-        scene[:, 5] / change_gain, scene[:, 6] / change_gain, scene[:, 7] / 0.2, jolt / 0.1,
-        np.maximum(0.0, -_step(scene[:, 4])) / speed_gain, moving,
+        camera / 0.1,
+        scene[:, 2] / 0.1,
+        scene[:, 3] / 0.1,
+        scene[:, 4] / speed_gain,
+        fastest / speed_gain,
+        scene[:, 5] / change_gain,
+        scene[:, 6] / change_gain,
+        scene[:, 7] / 0.2,
+        jolt / 0.1,
+        np.maximum(0.0, -_step(scene[:, 4])) / speed_gain,
+        moving,
     ]
     return np.arcsinh(np.stack(columns, axis=1)).astype(np.float32)
 

@@ -44,8 +44,9 @@ def detect_onsets(waveform: np.ndarray, sample_rate: int = ONSET_SAMPLE_RATE) ->
     if not np.any(waveform):
         return np.zeros(0)
     strength = librosa.onset.onset_strength(y=waveform, sr=ONSET_SAMPLE_RATE, hop_length=ONSET_HOP)
-    return librosa.onset.onset_detect(onset_envelope=strength, sr=ONSET_SAMPLE_RATE, hop_length=ONSET_HOP,
-                                      units="time", delta=0.12, wait=4)
+    return librosa.onset.onset_detect(
+        onset_envelope=strength, sr=ONSET_SAMPLE_RATE, hop_length=ONSET_HOP, units="time", delta=0.12, wait=4
+    )
 
 
 def onset_f1(reference_s: np.ndarray, candidate_s: np.ndarray, tolerance_s: float) -> float:
@@ -64,10 +65,14 @@ def score_alignment(reference_s: np.ndarray, candidate_s: np.ndarray, duration_s
     chance = chance_f1(reference, candidate, duration_s)
     best, lag = _best_lag(reference, candidate, duration_s, 0.0)
     shifts = _shifts(duration_s, MIN_SHIFT_LAG_S)
-    best_chance = float(np.mean([_best_lag(reference, candidate, duration_s, s)[0] for s in shifts])) if len(
-        shifts) else float("nan")
-    return Alignment(f1_50, f1_100, chance, skill(f1_50, chance), skill(best, best_chance), lag,
-                     len(reference), len(candidate))
+    best_chance = (
+        float(np.mean([_best_lag(reference, candidate, duration_s, s)[0] for s in shifts]))
+        if len(shifts)
+        else float("nan")
+    )
+    return Alignment(
+        f1_50, f1_100, chance, skill(f1_50, chance), skill(best, best_chance), lag, len(reference), len(candidate)
+    )
 
 
 def chance_f1(reference_s: np.ndarray, candidate_s: np.ndarray, duration_s: float, tolerance_s: float = 0.05) -> float:

@@ -70,8 +70,17 @@ class ClipRecord:
         return cls(**data)
 
 
-def make_dataset(out: Path, n_clips: int, seed: int, split: str, bank: SoundBank | None, *, duration_s: float = 6.0,
-                 short_side_px: int = 144, on_clip: Callable[[int, int], None] = lambda done, total: None) -> list[ClipRecord]:
+def make_dataset(
+    out: Path,
+    n_clips: int,
+    seed: int,
+    split: str,
+    bank: SoundBank | None,
+    *,
+    duration_s: float = 6.0,
+    short_side_px: int = 144,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ClipRecord]:
     """Makes, or finishes, a set of `n_clips` under `out`; more clips may be asked of the same set later.
 
     bank: where sounds come from; None makes silent films. on_clip(done, total) is called after each clip.
@@ -80,8 +89,14 @@ def make_dataset(out: Path, n_clips: int, seed: int, split: str, bank: SoundBank
     if split not in SPLITS:
         raise InputError(f"There is no split {split!r}.", hint=f"Splits are {', '.join(SPLITS)}.")
     out.mkdir(parents=True, exist_ok=True)
-    asked = {"format": FORMAT, "seed": seed, "split": split, "sound": bank is not None, "duration_s": duration_s,
-             "short_side_px": short_side_px}
+    asked = {
+        "format": FORMAT,
+        "seed": seed,
+        "split": split,
+        "sound": bank is not None,
+        "duration_s": duration_s,
+        "short_side_px": short_side_px,
+    }
     _agree(out / "dataset.json", asked)
     records: list[ClipRecord] = []
     for start in range(0, n_clips, SHARD_CLIPS):
@@ -105,11 +120,20 @@ def make_dataset(out: Path, n_clips: int, seed: int, split: str, bank: SoundBank
     return records
 
 
-def make_clip(shard: Path, clip_id: str, seed: int, number: int, split: str, bank: SoundBank | None, duration_s: float,
-              short_side_px: int) -> ClipRecord:
+def make_clip(
+    shard: Path,
+    clip_id: str,
+    seed: int,
+    number: int,
+    split: str,
+    bank: SoundBank | None,
+    duration_s: float,
+    short_side_px: int,
+) -> ClipRecord:
     """One clip, drawn, filmed, sounded and written."""
     script_rng, picture_rng, sound_rng = (
-        np.random.default_rng([seed, SPLITS.index(split), number, part]) for part in range(3))
+        np.random.default_rng([seed, SPLITS.index(split), number, part]) for part in range(3)
+    )
     events = make_script(script_rng, split, duration_s)
     clip = draw_clip(events, duration_s, split, picture_rng, short_side_px)
     video = shard / "video" / f"{clip_id}.mp4"
@@ -187,7 +211,9 @@ def _agree(path: Path, asked: dict) -> None:
         held = json.loads(path.read_text())
         if held != asked:
             differing = sorted(k for k in asked if held.get(k) != asked[k])
-            raise InputError(f"{path.parent} holds a set made with another {', '.join(differing)}.",
-                             hint="Choose an empty folder, or ask for the same set.")
+            raise InputError(
+                f"{path.parent} holds a set made with another {', '.join(differing)}.",
+                hint="Choose an empty folder, or ask for the same set.",
+            )
     else:
         path.write_text(json.dumps(asked, indent=1) + "\n")

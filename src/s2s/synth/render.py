@@ -48,24 +48,36 @@ class Stage:
         r = max(1, round(radius * self.unit * (1 << _SUBPIXEL)))
         cv2.circle(self.image, tuple(int(v) for v in self._fixed((x, y))), r, c, thickness, cv2.LINE_AA, _SUBPIXEL)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, c: Colour, turn: float = 0.0, line: float = 0.0) -> None:
+    def ellipse(
+        self, x: float, y: float, rx: float, ry: float, c: Colour, turn: float = 0.0, line: float = 0.0
+    ) -> None:
         """turn in radians, clockwise on the screen."""
         a = np.linspace(0, 2 * np.pi, 28, endpoint=False)
         ca, sa = np.cos(turn), np.sin(turn)
         px, py = rx * np.cos(a), ry * np.sin(a)
         points = np.stack([x + px * ca - py * sa, y + px * sa + py * ca], axis=1)
         if line:
-            cv2.polylines(self.image, [self._fixed(points)], True, c, max(1, round(line * self.unit)), cv2.LINE_AA, _SUBPIXEL)
+            cv2.polylines(
+                self.image, [self._fixed(points)], True, c, max(1, round(line * self.unit)), cv2.LINE_AA, _SUBPIXEL
+            )
         else:
             self.polygon(points, c)
 
     def line(self, a: Sequence, b: Sequence, c: Colour, width: float) -> None:
         p, q = self._fixed(a), self._fixed(b)
-        cv2.line(self.image, tuple(int(v) for v in p), tuple(int(v) for v in q), c, max(1, round(width * self.unit)), cv2.LINE_AA,
-                 _SUBPIXEL)
+        cv2.line(
+            self.image,
+            tuple(int(v) for v in p),
+            tuple(int(v) for v in q),
+            c,
+            max(1, round(width * self.unit)),
+            cv2.LINE_AA,
+            _SUBPIXEL,
+        )
 
-    def blit(self, sprite: Sprite, x: float, y: float, turn: float = 0.0,
-             scale: float | tuple[float, float] = 1.0) -> None:
+    def blit(
+        self, sprite: Sprite, x: float, y: float, turn: float = 0.0, scale: float | tuple[float, float] = 1.0
+    ) -> None:
         """Lays a sprite with its pivot at (x, y), turned clockwise by radians, stretched along its own axes."""
         sx, sy = scale if isinstance(scale, tuple) else (scale, scale)
         k = self.unit / sprite.unit
@@ -80,7 +92,7 @@ class Stage:
             return
         shift = at - matrix @ sprite.pivot - low
         patch = cv2.warpAffine(sprite.rgba, np.column_stack([matrix, shift]), tuple(int(v) for v in high - low))
-        area = self.image[low[1]:high[1], low[0]:high[0]]
+        area = self.image[low[1] : high[1], low[0] : high[0]]
         clear = cv2.bitwise_not(cv2.extractChannel(patch, 3))
         behind = cv2.multiply(area, cv2.merge([clear, clear, clear]), scale=1 / 255)
         cv2.add(behind, cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), dst=behind)
@@ -133,12 +145,21 @@ class Cutter:
         a = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         return self.fill(np.stack([x + rx * np.cos(a), y + ry * np.sin(a)], axis=1), paint)
 
-    def capsule(self, x0: float, y0: float, r0: float, x1: float, y1: float, r1: float, paint: np.ndarray | Colour) -> Cutter:
+    def capsule(
+        self, x0: float, y0: float, r0: float, x1: float, y1: float, r1: float, paint: np.ndarray | Colour
+    ) -> Cutter:
         """A rounded bar from (x0, y0) with radius r0 to (x1, y1) with radius r1."""
         turn = np.arctan2(y1 - y0, x1 - x0)
         a, b = np.linspace(np.pi / 2, 3 * np.pi / 2, 10) + turn, np.linspace(-np.pi / 2, np.pi / 2, 10) + turn
-        return self.fill(np.concatenate([np.stack([x0 + r0 * np.cos(a), y0 + r0 * np.sin(a)], 1),
-                                         np.stack([x1 + r1 * np.cos(b), y1 + r1 * np.sin(b)], 1)]), paint)
+        return self.fill(
+            np.concatenate(
+                [
+                    np.stack([x0 + r0 * np.cos(a), y0 + r0 * np.sin(a)], 1),
+                    np.stack([x1 + r1 * np.cos(b), y1 + r1 * np.sin(b)], 1),
+                ]
+            ),
+            paint,
+        )
 
     def shade(self, rng: Rng, amount: float = 0.5) -> Cutter:
         """Light from one side."""
@@ -239,15 +260,28 @@ class Recording:
 
     @classmethod
     def draw(cls, rng: Rng) -> Recording:
-        rate = Fraction(str(rng.choice(["12", "15", "24", "24000/1001", "25", "30", "30000/1001", "50", "60"],
-                                       p=[.05, .12, .12, .08, .18, .2, .13, .07, .05])))
+        rate = Fraction(
+            str(
+                rng.choice(
+                    ["12", "15", "24", "24000/1001", "25", "30", "30000/1001", "50", "60"],
+                    p=[0.05, 0.12, 0.12, 0.08, 0.18, 0.2, 0.13, 0.07, 0.05],
+                )
+            )
+        )
         odd = rng.random()
         return cls(
-            rate, 2 if odd < 0.06 and rate >= 24 else 1, rng.uniform(0.02, 0.2) if 0.06 < odd < 0.16 else 0.0,
-            rng.uniform(0.02, 0.1) if 0.16 < odd < 0.22 else 0.0, rng.uniform(0.15, 1.0),
-            float(rng.choice([0, 2, 5, 10], p=[.3, .35, .25, .1])), float(rng.choice([0, 0.6, 1.2], p=[.6, .25, .15])),
-            rng.uniform(0.6, 1.2), rng.uniform(0.75, 1.3), float(rng.choice([0, 0.02, 0.06], p=[.75, .15, .1])),
-            int(rng.choice([0, 25, 50])), int(rng.integers(18, 36)),
+            rate,
+            2 if odd < 0.06 and rate >= 24 else 1,
+            rng.uniform(0.02, 0.2) if 0.06 < odd < 0.16 else 0.0,
+            rng.uniform(0.02, 0.1) if 0.16 < odd < 0.22 else 0.0,
+            rng.uniform(0.15, 1.0),
+            float(rng.choice([0, 2, 5, 10], p=[0.3, 0.35, 0.25, 0.1])),
+            float(rng.choice([0, 0.6, 1.2], p=[0.6, 0.25, 0.15])),
+            rng.uniform(0.6, 1.2),
+            rng.uniform(0.75, 1.3),
+            float(rng.choice([0, 0.02, 0.06], p=[0.75, 0.15, 0.1])),
+            int(rng.choice([0, 25, 50])),
+            int(rng.integers(18, 36)),
         )
 
 
@@ -266,13 +300,16 @@ def stage_size(size: tuple[int, int]) -> tuple[int, int]:
     return round(size[1] * BLEED), round(size[0] * BLEED)
 
 
-def film(shots: Sequence[Shot], recording: Recording, size: tuple[int, int], duration_s: float,
-         rng: Rng) -> Iterator[tuple[int, np.ndarray]]:
+def film(
+    shots: Sequence[Shot], recording: Recording, size: tuple[int, int], duration_s: float, rng: Rng
+) -> Iterator[tuple[int, np.ndarray]]:
     """Frame number and BGR uint8 (h, w, 3) of each frame that the file will hold, in order."""
     interval_s = float(1 / recording.rate)
     n = round(duration_s / interval_s)
     table = np.clip(255 * (np.arange(256) / 255.0) ** recording.gamma * recording.gain, 0, 255)
-    noise = rng.normal(0, recording.noise, (size[1] + 16, size[0] + 16, 3)).astype(np.int16) if recording.noise else None
+    noise = (
+        rng.normal(0, recording.noise, (size[1] + 16, size[0] + 16, 3)).astype(np.int16) if recording.noise else None
+    )
     last: np.ndarray | None = None
     for number in range(n):
         if number and rng.random() < recording.drop_share:
@@ -288,7 +325,7 @@ def film(shots: Sequence[Shot], recording: Recording, size: tuple[int, int], dur
         image = cv2.LUT(image, np.clip(table * flicker, 0, 255).astype(np.uint8))
         if noise is not None:
             y, x = rng.integers(0, 16, 2)
-            image = np.clip(image + noise[y:y + size[1], x:x + size[0]], 0, 255).astype(np.uint8)
+            image = np.clip(image + noise[y : y + size[1], x : x + size[0]], 0, 255).astype(np.uint8)
         if recording.jpeg:
             image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, recording.jpeg])[1], 1)
         last = image
@@ -298,8 +335,13 @@ def film(shots: Sequence[Shot], recording: Recording, size: tuple[int, int], dur
 def _expose(shots: Sequence[Shot], t: float, open_s: float, size: tuple[int, int]) -> np.ndarray:
     """The mean of two or three moments while the shutter is open, around t."""
     shot = next((s for s in shots if s.start_s <= t < s.end_s), shots[-1])
-    moments = (t,) if open_s < 0.004 else (t - open_s / 4, t + open_s / 4) if open_s < 0.03 else (
-        t - open_s / 3, t, t + open_s / 3)
+    moments = (
+        (t,)
+        if open_s < 0.004
+        else (t - open_s / 4, t + open_s / 4)
+        if open_s < 0.03
+        else (t - open_s / 3, t, t + open_s / 3)
+    )
     total: np.ndarray | None = None
     unit = min(size)
     for moment in moments:
@@ -314,7 +356,9 @@ def _expose(shots: Sequence[Shot], t: float, open_s: float, size: tuple[int, int
     return (total // len(moments)).astype(np.uint8)
 
 
-def write_video(path: Path, frames: Iterator[tuple[int, np.ndarray]], recording: Recording, size: tuple[int, int]) -> int:
+def write_video(
+    path: Path, frames: Iterator[tuple[int, np.ndarray]], recording: Recording, size: tuple[int, int]
+) -> int:
     """Encodes frames as H.264 in MP4 at the recording's rate; returns how many were written."""
     written = 0
     with av.open(str(path), "w") as container:
@@ -330,4 +374,3 @@ def write_video(path: Path, frames: Iterator[tuple[int, np.ndarray]], recording:
             written += 1
         container.mux(stream.encode())
     return written
-

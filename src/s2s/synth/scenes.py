@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from s2s.conditioning import MATERIALS
 from s2s.synth.render import Camera, Draw, Picture, Recording, Shot, Stage, film, stage_size
 from s2s.synth.scenes_curves import Curve, Key, curve_times, through, wander
 from s2s.synth.scenes_flash import flash_picture
@@ -42,9 +43,18 @@ PICTURES = {  # ways to show a kind, with their shares
     "explosion": ((flash_picture, 1.0),),
 }
 
-SHORTEST_GAP_S = {"typing": 0.09, "drum": 0.11, "hand_drum": 0.12, "wood": 0.14, "metal": 0.16, "glass": 0.16, "ball": 0.13, "bell": 0.28,
-                  "water": 0.2, "explosion": 0.22}
-N_MATERIALS = 60  # instances of a kind that scripts choose from
+SHORTEST_GAP_S = {
+    "typing": 0.09,
+    "drum": 0.11,
+    "hand_drum": 0.12,
+    "wood": 0.14,
+    "metal": 0.16,
+    "glass": 0.16,
+    "ball": 0.13,
+    "bell": 0.28,
+    "water": 0.2,
+    "explosion": 0.22,
+}
 _SILENT_SHARE = 0.06
 _TWO_KINDS_SHARE = 0.08
 
@@ -61,17 +71,27 @@ def make_script(rng: Rng, split: str, duration_s: float = 6.0, kind: str | None 
     if kind is None and rng.random() < _TWO_KINDS_SHARE:
         first, second = rng.choice(len(KINDS), 2, replace=False)
         cut_s = duration_s * rng.uniform(0.35, 0.65)
-        return (_events(rng, KINDS[first], 0.1, cut_s - 0.25) + _events(rng, KINDS[second], cut_s + 0.25, duration_s - 0.15))
+        return _events(rng, KINDS[first], 0.1, cut_s - 0.25) + _events(
+            rng, KINDS[second], cut_s + 0.25, duration_s - 0.15
+        )
     kind = kind or KINDS[int(rng.integers(len(KINDS)))]
     return _events(rng, kind, 0.1, duration_s - 0.15)
 
 
 def _events(rng: Rng, kind: str, start_s: float, end_s: float) -> list[ScriptedEvent]:
-    times, strengths = _bounces(rng, start_s, end_s) if kind == "ball" else _rhythm(rng, SHORTEST_GAP_S[kind], start_s, end_s)
-    n_materials = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])) if kind in ("drum", "hand_drum", "wood", "metal", "glass") else 1
-    sizes, materials = rng.random(n_materials), rng.choice(N_MATERIALS, n_materials, replace=False)
-    return [ScriptedEvent(float(t), kind, float(np.clip(s, 0.08, 1.0)), float(sizes[m]), int(materials[m]))
-            for t, s, m in zip(times, strengths, rng.integers(0, n_materials, len(times)), strict=True)]
+    times, strengths = (
+        _bounces(rng, start_s, end_s) if kind == "ball" else _rhythm(rng, SHORTEST_GAP_S[kind], start_s, end_s)
+    )
+    n_materials = (
+        int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+        if kind in ("drum", "hand_drum", "wood", "metal", "glass")
+        else 1
+    )
+    sizes, materials = rng.random(n_materials), rng.choice(MATERIALS, n_materials, replace=False)
+    return [
+        ScriptedEvent(float(t), kind, float(np.clip(s, 0.08, 1.0)), float(sizes[m]), int(materials[m]))
+        for t, s, m in zip(times, strengths, rng.integers(0, n_materials, len(times)), strict=True)
+    ]
 
 
 def _rhythm(rng: Rng, gap_s: float, start_s: float, end_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +155,9 @@ class Clip:
     factors: dict[str, str]
 
 
-def draw_clip(events: Sequence[ScriptedEvent], duration_s: float, split: str, rng: Rng, short_side_px: int = 144) -> Clip:
+def draw_clip(
+    events: Sequence[ScriptedEvent], duration_s: float, split: str, rng: Rng, short_side_px: int = 144
+) -> Clip:
     """Films a script. Everything but the events is drawn from `rng`; frames are made as they are taken."""
     width, height = pick(rng, "train", [(16, 9), (16, 9), (16, 9), (4, 3), (4, 3), (1, 1), (9, 16), (3, 4)], [])
     k = short_side_px / min(width, height)
@@ -151,7 +173,9 @@ def draw_clip(events: Sequence[ScriptedEvent], duration_s: float, split: str, rn
     return Clip(film(shots, recording, size, duration_s, rng), size, recording, factors)
 
 
-def draw_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float, size: tuple[int, int]) -> Picture:
+def draw_picture(
+    rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float, size: tuple[int, int]
+) -> Picture:
     """One shot's picture: a way to show the kind, and what only distracts."""
     ways = PICTURES[kind]
     way = ways[int(rng.choice(len(ways), p=[share for _, share in ways]))][0]
@@ -163,7 +187,9 @@ def draw_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
     return picture
 
 
-def _shots(rng: Rng, events: Sequence[ScriptedEvent], duration_s: float) -> list[tuple[float, float, str, list[ScriptedEvent]]]:
+def _shots(
+    rng: Rng, events: Sequence[ScriptedEvent], duration_s: float
+) -> list[tuple[float, float, str, list[ScriptedEvent]]]:
     """Start, end, kind and events of each shot. A change of kind is a cut; others fall away from events."""
     events = sorted(events, key=lambda e: e.time_s)
     kind = events[0].kind if events else KINDS[int(rng.integers(len(KINDS)))]
@@ -204,7 +230,15 @@ def silent_mover(rng: Rng, split: str, duration_s: float) -> Draw:
     def draw(stage: Stage, time_s: float) -> None:
         px, py = x(time_s), y(time_s)
         if box:
-            stage.polygon([(px - size, py - size * 1.6), (px + size, py - size * 1.6), (px + size, py + size * 2), (px - size, py + size * 2)], c)
+            stage.polygon(
+                [
+                    (px - size, py - size * 1.6),
+                    (px + size, py - size * 1.6),
+                    (px + size, py + size * 2),
+                    (px - size, py + size * 2),
+                ],
+                c,
+            )
         else:
             stage.ellipse(px, py, size, size * 1.3, c)
             stage.circle(px, py - size * 1.7, size * 0.6, colour_of_head)
@@ -221,6 +255,14 @@ def occluder(rng: Rng, split: str, duration_s: float) -> Draw:
 
     def draw(stage: Stage, t: float) -> None:
         x = speed * (t - cross_s) + 1.2 * np.sign(speed) * -0.2
-        stage.polygon([(x - width / 2 - tilt, -1.2), (x + width / 2 - tilt, -1.2), (x + width / 2 + tilt, 1.2), (x - width / 2 + tilt, 1.2)], c)
+        stage.polygon(
+            [
+                (x - width / 2 - tilt, -1.2),
+                (x + width / 2 - tilt, -1.2),
+                (x + width / 2 + tilt, 1.2),
+                (x - width / 2 + tilt, 1.2),
+            ],
+            c,
+        )
 
     return draw

@@ -61,8 +61,12 @@ def through(keys: Sequence[Key], duration_s: float) -> Curve:
     v_in, v_out = np.array([k.v_in for k in keys]), np.array([k.v_out for k in keys])
     span = np.maximum(times[index + 1] - times[index], 1e-4)
     s = np.clip((t - times[index]) / span, 0, 1)
-    out = ((1 + 2 * s) * (1 - s) ** 2 * value[index] + s * (1 - s) ** 2 * span * v_out[index]
-           + s * s * (3 - 2 * s) * value[index + 1] + s * s * (s - 1) * span * v_in[index + 1])
+    out = (
+        (1 + 2 * s) * (1 - s) ** 2 * value[index]
+        + s * (1 - s) ** 2 * span * v_out[index]
+        + s * s * (3 - 2 * s) * value[index + 1]
+        + s * s * (s - 1) * span * v_in[index + 1]
+    )
     return Curve(out)
 
 
@@ -101,11 +105,18 @@ class StrokeStyle:
     tremble: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, endings: tuple[str, ...] = ("rebound", "dead_stop", "follow")) -> StrokeStyle:
+    def draw(
+        cls, rng: np.random.Generator, endings: tuple[str, ...] = ("rebound", "dead_stop", "follow")
+    ) -> StrokeStyle:
         main = str(rng.choice(endings))
         chosen = (main,) if rng.random() < 0.75 else endings
-        return cls(chosen, rng.uniform(0.5, 1.0), rng.uniform(0.08, 0.8), rng.choice([0.0, 0.4, 0.8]),
-                   rng.choice([0.0, 0.01, 0.025]))
+        return cls(
+            chosen,
+            rng.uniform(0.5, 1.0),
+            rng.uniform(0.08, 0.8),
+            rng.choice([0.0, 0.4, 0.8]),
+            rng.choice([0.0, 0.01, 0.025]),
+        )
 
 
 def stroke(rng: np.random.Generator, hits: Sequence[Hit], duration_s: float, style: StrokeStyle) -> Curve:

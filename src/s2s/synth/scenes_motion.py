@@ -24,35 +24,55 @@ def _size(events: Sequence[ScriptedEvent], rng: Rng) -> float:
 
 # ---- balls
 
+
 def ball_sprite(rng: Rng, split: str, radius: float, unit: float) -> tuple[str, Sprite]:
     name = pick(rng, split, ["basketball", "tennis", "plain"], ["football", "beach"])
     cut = Cutter(-radius - 0.01, -radius - 0.01, radius + 0.01, radius + 0.01, unit * 1.4)
     a = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     if name == "basketball":
-        cut.oval(0, 0, radius, radius, surface(rng, split, *cut.shape, hsv(rng.uniform(5, 14), 200, rng.uniform(140, 230)), "speckle"))
+        cut.oval(
+            0,
+            0,
+            radius,
+            radius,
+            surface(rng, split, *cut.shape, hsv(rng.uniform(5, 14), 200, rng.uniform(140, 230)), "speckle"),
+        )
         for x0, x1 in ((-0.03, 0.03),):
             cut.fill(np.array([(x0, -1), (x1, -1), (x1, 1), (x0, 1)]) * radius, (20, 20, 25))
             cut.fill(np.array([(-1, x0), (-1, x1), (1, x1), (1, x0)]) * radius, (20, 20, 25))
     elif name == "tennis":
-        cut.oval(0, 0, radius, radius, surface(rng, split, *cut.shape, hsv(rng.uniform(30, 38), 170, rng.uniform(180, 245)), "speckle"))
+        cut.oval(
+            0,
+            0,
+            radius,
+            radius,
+            surface(rng, split, *cut.shape, hsv(rng.uniform(30, 38), 170, rng.uniform(180, 245)), "speckle"),
+        )
         for side in (-1, 1):
             points = np.stack([side * (radius * 1.1 + 0 * a) + 0.75 * radius * np.cos(a), 0.75 * radius * np.sin(a)], 1)
             cut.fill(points, (230, 240, 235))
     elif name == "football":
         cut.oval(0, 0, radius, radius, (235, 235, 235))
         for angle in np.arange(0, 6.28, 1.2566):
-            cut.oval(0.65 * radius * np.cos(angle), 0.65 * radius * np.sin(angle), radius * 0.2, radius * 0.2, (25, 25, 25))
+            cut.oval(
+                0.65 * radius * np.cos(angle), 0.65 * radius * np.sin(angle), radius * 0.2, radius * 0.2, (25, 25, 25)
+            )
         cut.oval(0, 0, radius * 0.25, radius * 0.25, (25, 25, 25))
     elif name == "beach":
         cut.oval(0, 0, radius, radius, (240, 240, 240))
         for k in range(3):
             start = k * 2.094
-            wedge = [(0, 0), *[(radius * np.cos(start + d), radius * np.sin(start + d)) for d in np.linspace(0, 1.05, 8)]]
+            wedge = [
+                (0, 0),
+                *[(radius * np.cos(start + d), radius * np.sin(start + d)) for d in np.linspace(0, 1.05, 8)],
+            ]
             cut.fill(wedge, colour(rng, split, (120, 240), (120, 230)))
     else:
         cut.oval(0, 0, radius, radius, surface(rng, split, *cut.shape, colour(rng, split, (90, 240), (60, 230))))
     # What is drawn beyond the ball is cut away again.
-    keep = Cutter(-radius - 0.01, -radius - 0.01, radius + 0.01, radius + 0.01, unit * 1.4).oval(0, 0, radius, radius, (255, 255, 255))
+    keep = Cutter(-radius - 0.01, -radius - 0.01, radius + 0.01, radius + 0.01, unit * 1.4).oval(
+        0, 0, radius, radius, (255, 255, 255)
+    )
     cut.alpha = np.minimum(cut.alpha, keep.alpha)
     return name, cut.shade(rng, 0.5).done()
 
@@ -82,8 +102,9 @@ def bounce_curve(rng: Rng, events: Sequence[ScriptedEvent], duration_s: float, g
             rise_s = min(np.sqrt(2 * hold / gravity), 0.45 * span)
             top = 0.5 * gravity * rise_s**2
             early, late = np.clip(t - t0, 0, rise_s), np.clip(t1 - t, 0, rise_s)
-            height[inside] = np.minimum(gravity * rise_s * early - 0.5 * gravity * early**2,
-                                        gravity * rise_s * late - 0.5 * gravity * late**2)[inside]
+            height[inside] = np.minimum(
+                gravity * rise_s * early - 0.5 * gravity * early**2, gravity * rise_s * late - 0.5 * gravity * late**2
+            )[inside]
             height[inside] = np.minimum(height[inside], top)
     # After the last bounce it rolls, or rises once more and is caught.
     after = t > times[-1]
@@ -94,8 +115,15 @@ def bounce_curve(rng: Rng, events: Sequence[ScriptedEvent], duration_s: float, g
     return Curve(height)
 
 
-def ball_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float,
-                 stage_shape: tuple[int, int], unit: float) -> Picture:
+def ball_picture(
+    rng: Rng,
+    split: str,
+    kind: str,
+    events: Sequence[ScriptedEvent],
+    duration_s: float,
+    stage_shape: tuple[int, int],
+    unit: float,
+) -> Picture:
     """A ball bouncing on a floor or against a wall, dribbled by a hand, or only carried."""
     name, image = background(rng, split, *stage_shape)
     size = _size(events, rng)
@@ -109,7 +137,11 @@ def ball_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
     wall = rng.random() < 0.2
     manner = "wall" if wall else str(rng.choice(["free", "dribble", "free"]))
     start, drift = rng.uniform(-0.5, 0.5), rng.normal(0, 0.12) if manner == "free" else 0.0
-    x = Curve(start + drift * (curve_times(duration_s) - duration_s / 2) + wander(rng, duration_s, 0.015 if manner != "free" else 0.0, 0.8))
+    x = Curve(
+        start
+        + drift * (curve_times(duration_s) - duration_s / 2)
+        + wander(rng, duration_s, 0.015 if manner != "free" else 0.0, 0.8)
+    )
     spin = rng.normal(0, 4)
     squash = Ringing(hits, 7, 0.03, rng.choice([0.0, 0.15, 0.3]))
     layers: list[Draw] = []
@@ -127,7 +159,13 @@ def ball_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
         h = height(t)
         s = squash(t) if h < radius else 0.0
         if wall:
-            stage.blit(sprite, wall_x - radius * (1 - max(0, s)) - h, 0.3 * start + 0.25 * h * h, spin * t, (1 - max(0, s), 1 + max(0, s)))
+            stage.blit(
+                sprite,
+                wall_x - radius * (1 - max(0, s)) - h,
+                0.3 * start + 0.25 * h * h,
+                spin * t,
+                (1 - max(0, s), 1 + max(0, s)),
+            )
             return
         if shadow:
             stage.ellipse(x(t), floor + 0.01, radius * (1 + 0.4 * h), radius * 0.25, (30, 30, 30))
@@ -145,15 +183,34 @@ def ball_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
 
 # ---- a bell that swings
 
-def swing_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float,
-                  stage_shape: tuple[int, int], unit: float) -> Picture:
+
+def swing_picture(
+    rng: Rng,
+    split: str,
+    kind: str,
+    events: Sequence[ScriptedEvent],
+    duration_s: float,
+    stage_shape: tuple[int, int],
+    unit: float,
+) -> Picture:
     """A church bell or a hand bell: it sounds where its swing turns and the clapper meets the rim."""
     name, image = background(rng, split, *stage_shape)
     k = 0.55 + 0.6 * _size(events, rng)
     brass = hsv(rng.uniform(16, 28), rng.uniform(90, 200), rng.uniform(110, 240)) if split != "test" else _steel(rng)
     hand_bell = rng.random() < 0.5
     cut = Cutter(-0.3 * k, -0.05, 0.3 * k, 0.55 * k, unit * 1.2)
-    outline = np.array([(-0.06, 0.05), (0.06, 0.05), (0.13, 0.12), (0.15, 0.3), (0.24, 0.42), (-0.24, 0.42), (-0.15, 0.3), (-0.13, 0.12)])
+    outline = np.array(
+        [
+            (-0.06, 0.05),
+            (0.06, 0.05),
+            (0.13, 0.12),
+            (0.15, 0.3),
+            (0.24, 0.42),
+            (-0.24, 0.42),
+            (-0.15, 0.3),
+            (-0.13, 0.12),
+        ]
+    )
     cut.fill(outline * k, surface(rng, split, *cut.shape, brass, "brushed")).shade(rng, 0.7)
     cut.fill(np.array([(-0.24, 0.39), (0.24, 0.39), (0.25, 0.43), (-0.25, 0.43)]) * k, dim(brass, 0.7))
     cut.capsule(0, 0, 0.03 * k, 0, 0.1 * k, 0.03 * k, dim(brass, 0.5))
@@ -197,14 +254,26 @@ def swing_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEven
         if hand_bell:
             stage.circle(px, py, 0.055, tone)
 
-    return Picture(image, [draw], jolts=[], factors={"background": name, "target": "hand bell" if hand_bell else "church bell",
-                                                     "mover": "swing"})
+    return Picture(
+        image,
+        [draw],
+        jolts=[],
+        factors={"background": name, "target": "hand bell" if hand_bell else "church bell", "mover": "swing"},
+    )
 
 
 # ---- two things that meet
 
-def clink_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float,
-                  stage_shape: tuple[int, int], unit: float) -> Picture:
+
+def clink_picture(
+    rng: Rng,
+    split: str,
+    kind: str,
+    events: Sequence[ScriptedEvent],
+    duration_s: float,
+    stage_shape: tuple[int, int],
+    unit: float,
+) -> Picture:
     """Two glasses held by hands meet rim to rim; or one is set down hard on a table."""
     name, image = background(rng, split, *stage_shape)
     size = _size(events, rng)
@@ -236,7 +305,10 @@ def clink_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEven
             stage.blit_between(arms[0], (x + r, yy + height * 0.5), (x + 0.8, y + 0.2), 1.0)
             stage.circle(x + r * 0.5, yy + height * 0.5, r * 0.6, tones[0])
             return
-        for side, sprite, arm, tone, part in ((-1, sprites[0], arms[0], tones[0], 1 - share), (1, sprites[1], arms[1], tones[1], share)):
+        for side, sprite, arm, tone, part in (
+            (-1, sprites[0], arms[0], tones[0], 1 - share),
+            (1, sprites[1], arms[1], tones[1], share),
+        ):
             xx = x + side * (r + reach * q * part) + sway(t)
             turn = side * (0.15 + 0.4 * q * part) + ring(t)
             yy = y + 0.15 * q * part
@@ -245,17 +317,33 @@ def clink_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEven
             stage.circle(xx + side * r * 0.3, yy + height * 0.6, r * 0.55, tone)
 
     layers.append(draw)
-    return Picture(image, layers, jolts=[], factors={"background": name, "target": "set down" if down else "clink", "mover": maker.__name__})
+    return Picture(
+        image,
+        layers,
+        jolts=[],
+        factors={"background": name, "target": "set down" if down else "clink", "mover": maker.__name__},
+    )
 
 
-def fall_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float,
-                 stage_shape: tuple[int, int], unit: float) -> Picture:
+def fall_picture(
+    rng: Rng,
+    split: str,
+    kind: str,
+    events: Sequence[ScriptedEvent],
+    duration_s: float,
+    stage_shape: tuple[int, int],
+    unit: float,
+) -> Picture:
     """Something falls onto the floor at each event: glass breaks, wood and metal bounce a little; a soft thing falls too."""
     name, image = background(rng, split, *stage_shape)
     floor = rng.uniform(0.2, 0.42)
     gravity = rng.uniform(3, 8)
     size = _size(events, rng)
-    thing_name = pick(rng, split, ["block", "can"], ["bar", "disc"]) if kind != "glass" else pick(rng, split, ["tumbler"], ["bottle"])
+    thing_name = (
+        pick(rng, split, ["block", "can"], ["bar", "disc"])
+        if kind != "glass"
+        else pick(rng, split, ["tumbler"], ["bottle"])
+    )
     if kind == "glass":
         sprite = {"tumbler": tumbler, "bottle": bottle}[thing_name](rng, split, size, unit * 1.4)[0]
         half = (0.2 + 0.2 * size) * 1.4 if thing_name == "tumbler" else (0.4 + 0.15 * size) * 1.4
@@ -275,24 +363,51 @@ def fall_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
     hits = _hits(events)
     for number, (t, strength) in enumerate(hits):
         drop = 0.25 + 0.9 * strength
-        falls.append((t, np.sqrt(2 * drop / gravity), drop, rng.uniform(-0.45, 0.45), rng.normal(0, 5), strength,
-                      hits[number + 1][0] if number + 1 < len(hits) else duration_s + 1))
-    soft = [(float(t), rng.uniform(-0.5, 0.5)) for t in rng.uniform(0.5, duration_s, rng.integers(0, 3))]  # a feather, a paper
+        falls.append(
+            (
+                t,
+                np.sqrt(2 * drop / gravity),
+                drop,
+                rng.uniform(-0.45, 0.45),
+                rng.normal(0, 5),
+                strength,
+                hits[number + 1][0] if number + 1 < len(hits) else duration_s + 1,
+            )
+        )
+    soft = [
+        (float(t), rng.uniform(-0.5, 0.5)) for t in rng.uniform(0.5, duration_s, rng.integers(0, 3))
+    ]  # a feather, a paper
     shards = Debris(rng, split, "shards" if kind == "glass" else "chips", [], (0, 0))
-    bursts = [Debris(rng, split, "shards", [(f[0], min(1.0, 0.5 + f[5]))], (f[3], floor - 0.05)) for f in falls] if kind == "glass" else [shards]
+    bursts = (
+        [Debris(rng, split, "shards", [(f[0], min(1.0, 0.5 + f[5]))], (f[3], floor - 0.05)) for f in falls]
+        if kind == "glass"
+        else [shards]
+    )
 
     def draw(stage: Stage, t: float) -> None:
         for t0, x in soft:
             if t0 - 1.5 < t < t0 + 2:
                 y = min(floor - 0.02, floor - 0.02 + (t - t0) * 0.5)
-                stage.ellipse(x + 0.08 * np.sin(3 * (t - t0)) * (y < floor - 0.03), y, 0.06, 0.015, (235, 235, 230), np.sin(3 * t) * 0.4)
+                stage.ellipse(
+                    x + 0.08 * np.sin(3 * (t - t0)) * (y < floor - 0.03),
+                    y,
+                    0.06,
+                    0.015,
+                    (235, 235, 230),
+                    np.sin(3 * t) * 0.4,
+                )
         for hit_s, fall_s, drop, x, spin, strength, leave_s in falls:
             age = t - hit_s
             if not -fall_s - 0.8 <= age < max(0.3, leave_s - hit_s - 0.15):
                 continue
             if age < 0:
                 fallen = max(0.0, age + fall_s)
-                stage.blit(sprite, x, floor - lift - drop + 0.5 * gravity * fallen**2 * (drop / (0.5 * gravity * fall_s**2)), spin * min(age, 0))
+                stage.blit(
+                    sprite,
+                    x,
+                    floor - lift - drop + 0.5 * gravity * fallen**2 * (drop / (0.5 * gravity * fall_s**2)),
+                    spin * min(age, 0),
+                )
             elif kind == "glass":
                 continue
             else:  # one small hop, then it lies
@@ -308,8 +423,16 @@ def fall_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
 
 # ---- typing
 
-def typing_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float,
-                   stage_shape: tuple[int, int], unit: float) -> Picture:
+
+def typing_picture(
+    rng: Rng,
+    split: str,
+    kind: str,
+    events: Sequence[ScriptedEvent],
+    duration_s: float,
+    stage_shape: tuple[int, int],
+    unit: float,
+) -> Picture:
     """Hands over a keyboard, from above or aslant: a finger dips at each event and its key goes down."""
     name, image = background(rng, split, *stage_shape)
     board_name = pick(rng, split, ["keyboard", "keyboard", "typewriter"], ["keyboard", "calculator"])
@@ -321,8 +444,15 @@ def typing_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEve
     cap = colour(rng, split, (30, 250), (0, 90))
     x0, y0 = -columns * key / 2 + rng.normal(0, 0.05), rng.uniform(-0.1, 0.12)
     board = Cutter(x0 - 0.04, y0 - 0.05, x0 + columns * key + 0.04, y0 + rows * key * squeeze + 0.05, unit)
-    board.fill([(x0 - 0.03, y0 - 0.04), (x0 + columns * key + 0.03, y0 - 0.04), (x0 + columns * key + 0.03, y0 + rows * key * squeeze + 0.04),
-                (x0 - 0.03, y0 + rows * key * squeeze + 0.04)], surface(rng, split, *board.shape, base))
+    board.fill(
+        [
+            (x0 - 0.03, y0 - 0.04),
+            (x0 + columns * key + 0.03, y0 - 0.04),
+            (x0 + columns * key + 0.03, y0 + rows * key * squeeze + 0.04),
+            (x0 - 0.03, y0 + rows * key * squeeze + 0.04),
+        ],
+        surface(rng, split, *board.shape, base),
+    )
 
     def box(row: int, column: int, sink: float) -> list[tuple[float, float]]:
         a, b = x0 + (column + 0.12) * key, y0 + (row + 0.1 + sink * 0.25) * key * squeeze
@@ -346,9 +476,18 @@ def typing_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEve
         chosen[2].append((e.time_s, e.strength))
         row, column = int(rng.integers(rows)), int(np.clip((chosen[1] - x0) / key, 0, columns - 1))
         presses.append((e.time_s, rng.uniform(0.06, 0.12), row, column))
-    style = StrokeStyle(("rebound", "dead_stop"), rng.uniform(0.5, 1.0), rng.uniform(0.15, 0.5), float(rng.choice([0.0, 0.3, 0.6])), 0.01)
+    style = StrokeStyle(
+        ("rebound", "dead_stop"),
+        rng.uniform(0.5, 1.0),
+        rng.uniform(0.15, 0.5),
+        float(rng.choice([0.0, 0.3, 0.6])),
+        0.01,
+    )
     curves = [stroke(rng, hits, duration_s, style) for _, _, hits in fingers]
-    drifts = [(Curve(wander(rng, duration_s, 0.04 * zoom, 0.7)), Curve(wander(rng, duration_s, 0.02 * zoom, 0.7))) for _ in range(n_hands)]
+    drifts = [
+        (Curve(wander(rng, duration_s, 0.04 * zoom, 0.7)), Curve(wander(rng, duration_s, 0.02 * zoom, 0.7)))
+        for _ in range(n_hands)
+    ]
     reach = rng.uniform(0.05, 0.13) * zoom
     y_tip = y0 + rows * key * squeeze * rng.uniform(0.35, 0.6)
     width = key * rng.uniform(0.24, 0.34)
@@ -363,7 +502,9 @@ def typing_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEve
             dx, dy = drifts[hand][0](t), drifts[hand][1](t)
             middle = x0 + columns * key * ((hand + 0.5) / n_hands) + dx
             palm_y = y_tip + 0.28 * zoom + dy
-            stage.blit_between(arm, (middle, palm_y), (middle + (0.25 if hand == n_hands - 1 else -0.25), 0.95), 1.0, 1.3 * zoom)
+            stage.blit_between(
+                arm, (middle, palm_y), (middle + (0.25 if hand == n_hands - 1 else -0.25), 0.95), 1.0, 1.3 * zoom
+            )
             for (owner, centre, _), curve in zip(fingers, curves, strict=True):
                 if owner == hand:
                     p = curve(t)
@@ -372,13 +513,26 @@ def typing_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEve
                     stage.circle(*tip, width * 0.5, dim(tone, 1.15))
             stage.ellipse(middle, palm_y, per_hand * key * 0.55 + 0.04, 0.09 * zoom, tone)
 
-    return Picture(image, [draw], jolts=[], factors={"background": name, "target": board_name, "mover": f"{n_hands}x{per_hand} fingers"})
+    return Picture(
+        image,
+        [draw],
+        jolts=[],
+        factors={"background": name, "target": board_name, "mover": f"{n_hands}x{per_hand} fingers"},
+    )
 
 
 # ---- water
 
-def drop_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float,
-                 stage_shape: tuple[int, int], unit: float) -> Picture:
+
+def drop_picture(
+    rng: Rng,
+    split: str,
+    kind: str,
+    events: Sequence[ScriptedEvent],
+    duration_s: float,
+    stage_shape: tuple[int, int],
+    unit: float,
+) -> Picture:
     """Drops from a tap, or stones that are thrown, meet water: a ring runs out, a crown rises."""
     name, image = background(rng, split, *stage_shape)
     size = _size(events, rng)
@@ -397,16 +551,25 @@ def drop_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
         cut.fill([(-r_pool, -0.15), (r_pool, -0.15), (r_pool, 0.7), (-r_pool, 0.7)], paint)
     else:
         rim = colour(rng, split)
-        cut.fill([(-r_pool, 0), (r_pool, 0), (r_pool * 0.8, 0.4), (-r_pool * 0.8, 0.4)], surface(rng, split, *cut.shape, rim))
-        cut.oval(0, 0, r_pool, r_pool * squeeze, dim(rim, 1.2)).oval(0, 0.01, r_pool * 0.94, r_pool * squeeze * 0.9, paint)
+        cut.fill(
+            [(-r_pool, 0), (r_pool, 0), (r_pool * 0.8, 0.4), (-r_pool * 0.8, 0.4)], surface(rng, split, *cut.shape, rim)
+        )
+        cut.oval(0, 0, r_pool, r_pool * squeeze, dim(rim, 1.2)).oval(
+            0, 0.01, r_pool * 0.94, r_pool * squeeze * 0.9, paint
+        )
     tap_x, tap_y = rng.uniform(-0.2, 0.2), rng.uniform(-0.5, -0.3)
     Stage(image, unit).blit(cut.done(), tap_x * (not full), surface_y)
     metal = _steel(rng)
     light = dim(blue, 1.6) if rng.random() < 0.5 else (240, 240, 240)
     colour_of = hsv(rng.uniform(0, 30), rng.uniform(0, 60), rng.uniform(50, 160)) if stone else dim(blue, 1.3)
     hits = _hits(events)
-    places = [(tap_x if not stone else float(rng.uniform(-0.4, 0.4)) * min(1.0, r_pool), surface_y + (0 if not stone else rng.uniform(0, 0.08)))
-              for _ in hits]
+    places = [
+        (
+            tap_x if not stone else float(rng.uniform(-0.4, 0.4)) * min(1.0, r_pool),
+            surface_y + (0 if not stone else rng.uniform(0, 0.08)),
+        )
+        for _ in hits
+    ]
     sides = rng.uniform(-1.2, 1.2, len(hits))
     crowns = [Debris(rng, split, "drops", [hit], place) for hit, place in zip(hits, places, strict=True)]
     forming_s = rng.uniform(0.15, 0.5)
@@ -419,7 +582,15 @@ def drop_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
                     if age > delay:
                         r = 0.02 + 0.32 * (age - delay) * (0.6 + 0.6 * strength)
                         if (full or r < r_pool * 0.9) and r < 0.45:
-                            stage.ellipse(x, y, r, r * squeeze, light if (age < 0.5) else dim(light, 0.8), 0, 0.012 * max(0.3, 1 - age))
+                            stage.ellipse(
+                                x,
+                                y,
+                                r,
+                                r * squeeze,
+                                light if (age < 0.5) else dim(light, 0.8),
+                                0,
+                                0.012 * max(0.3, 1 - age),
+                            )
                 if age < 0.25:
                     column = np.sin(np.pi * age / 0.25) * (0.04 + 0.12 * strength)
                     stage.polygon([(x - 0.03, y), (x + 0.03, y), (x, y - column)], light)
@@ -439,5 +610,9 @@ def drop_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent
             stage.line((tap_x, tap_y), (tap_x, tap_y - 0.08), metal, 0.06)
             stage.line((tap_x, tap_y - 0.08), (tap_x + 0.35, tap_y - 0.1), metal, 0.06)
 
-    return Picture(image, [draw], jolts=[], factors={"background": name, "target": "lake" if full else "basin",
-                                                     "mover": "stone" if stone else "drop"})
+    return Picture(
+        image,
+        [draw],
+        jolts=[],
+        factors={"background": name, "target": "lake" if full else "basin", "mover": "stone" if stone else "drop"},
+    )

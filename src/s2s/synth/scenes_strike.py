@@ -19,7 +19,9 @@ TargetMaker = Callable[[Rng, str, float, float], Target]  # rng, split, size, pi
 
 
 def _wood(rng: Rng, split: str) -> Colour:
-    return hsv(rng.uniform(8, 20), rng.uniform(60, 170), rng.uniform(80, 210)) if split != "test" else colour(rng, split)
+    return (
+        hsv(rng.uniform(8, 20), rng.uniform(60, 170), rng.uniform(80, 210)) if split != "test" else colour(rng, split)
+    )
 
 
 def _steel(rng: Rng) -> Colour:
@@ -47,7 +49,9 @@ def drum_top(rng: Rng, split: str, size: float, unit: float) -> Target:
     r = 0.18 + 0.2 * size
     cut = Cutter(-r - 0.04, -r - 0.04, r + 0.04, r + 0.04, unit)
     cut.oval(0, 0, r + 0.03, r + 0.03, surface(rng, split, *cut.shape, colour(rng, split)))
-    cut.oval(0, 0, r, r, surface(rng, split, *cut.shape, hsv(rng.uniform(0, 30), rng.uniform(0, 60), rng.uniform(150, 245))))
+    cut.oval(
+        0, 0, r, r, surface(rng, split, *cut.shape, hsv(rng.uniform(0, 30), rng.uniform(0, 60), rng.uniform(150, 245)))
+    )
     if rng.random() < 0.5:
         cut.oval(0, 0, r * 0.3, r * 0.3, colour(rng, split))
     return cut.shade(rng, 0.3).done(), 0.5 * r
@@ -116,11 +120,25 @@ def anvil(rng: Rng, split: str, size: float, unit: float) -> Target:
     k = 0.7 + 0.6 * size
     cut = Cutter(-0.32 * k, -0.03, 0.32 * k, 0.36 * k, unit)
     c = dim(_steel(rng), 0.5)
-    shape = [(-0.3, 0), (0.22, 0), (0.22, 0.08), (0.08, 0.12), (0.08, 0.2), (0.2, 0.26), (0.2, 0.33), (-0.2, 0.33), (-0.2, 0.26),
-             (-0.08, 0.2), (-0.08, 0.12), (-0.18, 0.08)]
+    shape = [
+        (-0.3, 0),
+        (0.22, 0),
+        (0.22, 0.08),
+        (0.08, 0.12),
+        (0.08, 0.2),
+        (0.2, 0.26),
+        (0.2, 0.33),
+        (-0.2, 0.33),
+        (-0.2, 0.26),
+        (-0.08, 0.2),
+        (-0.08, 0.12),
+        (-0.18, 0.08),
+    ]
     cut.fill(np.array(shape) * k, surface(rng, split, *cut.shape, c, "brushed"))
-    cut.fill(np.array([(-0.1, -0.025), (0.1, -0.025), (0.1, 0.005), (-0.1, 0.005)]) * k,
-             hsv(rng.uniform(2, 12), 230, 240) if rng.random() < 0.4 else dim(c, 2.0))
+    cut.fill(
+        np.array([(-0.1, -0.025), (0.1, -0.025), (0.1, 0.005), (-0.1, 0.005)]) * k,
+        hsv(rng.uniform(2, 12), 230, 240) if rng.random() < 0.4 else dim(c, 2.0),
+    )
     return cut.shade(rng, 0.5).done(), 0.06 * k
 
 
@@ -129,8 +147,12 @@ def nail(rng: Rng, split: str, size: float, unit: float) -> Target:
     h, w = 0.08 + 0.1 * size, 0.45
     cut = Cutter(-w, -0.02, w, h + 0.3, unit)
     c = _steel(rng)
-    cut.fill([(-0.012, 0), (0.012, 0), (0.008, h), (-0.008, h)], c).fill([(-0.03, -0.01), (0.03, -0.01), (0.03, 0.01), (-0.03, 0.01)], c)
-    cut.fill([(-w, h), (w, h), (w, h + 0.3), (-w, h + 0.3)], surface(rng, split, *cut.shape, _wood(rng, split), "grain"))
+    cut.fill([(-0.012, 0), (0.012, 0), (0.008, h), (-0.008, h)], c).fill(
+        [(-0.03, -0.01), (0.03, -0.01), (0.03, 0.01), (-0.03, 0.01)], c
+    )
+    cut.fill(
+        [(-w, h), (w, h), (w, h + 0.3), (-w, h + 0.3)], surface(rng, split, *cut.shape, _wood(rng, split), "grain")
+    )
     return cut.shade(rng, 0.3).done(), 0.0
 
 
@@ -162,7 +184,9 @@ def tumbler(rng: Rng, split: str, size: float, unit: float) -> Target:
         level = rng.uniform(0.2, 0.8) * h
         cut.fill([(-r * 0.93, level), (r * 0.93, level), (r * 0.75, h), (-r * 0.75, h)], colour(rng, split, (120, 240)))
     else:  # a stemmed glass
-        cut.fill([(-r, 0), (r, 0), (r * 0.8, h * 0.4), (0.012, h * 0.55), (-0.012, h * 0.55), (-r * 0.8, h * 0.4)], pale)
+        cut.fill(
+            [(-r, 0), (r, 0), (r * 0.8, h * 0.4), (0.012, h * 0.55), (-0.012, h * 0.55), (-r * 0.8, h * 0.4)], pale
+        )
         cut.fill([(-0.01, h * 0.5), (0.01, h * 0.5), (0.01, h), (-0.01, h)], pale).oval(0, h, r * 0.7, 0.015, pale)
     for x in (-r * 0.9, r * 0.6):
         cut.fill([(x, 0.02), (x + 0.02, 0.02), (x + 0.014, h * 0.4), (x, h * 0.4)], (255, 255, 255))
@@ -174,9 +198,23 @@ def bottle(rng: Rng, split: str, size: float, unit: float) -> Target:
     r, h = 0.06 + 0.04 * size, 0.4 + 0.15 * size
     cut = Cutter(-r - 0.02, -0.02, r + 0.02, h, unit)
     c = colour(rng, split, (60, 200), (40, 160))
-    cut.fill([(-r * 0.35, 0), (r * 0.35, 0), (r * 0.4, h * 0.3), (r, h * 0.45), (r, h), (-r, h), (-r, h * 0.45), (-r * 0.4, h * 0.3)], c)
+    cut.fill(
+        [
+            (-r * 0.35, 0),
+            (r * 0.35, 0),
+            (r * 0.4, h * 0.3),
+            (r, h * 0.45),
+            (r, h),
+            (-r, h),
+            (-r, h * 0.45),
+            (-r * 0.4, h * 0.3),
+        ],
+        c,
+    )
     cut.fill([(-r * 0.7, h * 0.5), (-r * 0.5, h * 0.5), (-r * 0.5, h * 0.95), (-r * 0.7, h * 0.95)], (245, 250, 250))
-    cut.fill([(-r * 0.95, h * 0.6), (r * 0.95, h * 0.6), (r * 0.95, h * 0.85), (-r * 0.95, h * 0.85)], colour(rng, split))
+    cut.fill(
+        [(-r * 0.95, h * 0.6), (r * 0.95, h * 0.6), (r * 0.95, h * 0.85), (-r * 0.95, h * 0.85)], colour(rng, split)
+    )
     return cut.done(rng.uniform(0.7, 0.9)), 0.3 * r
 
 
@@ -187,8 +225,19 @@ def call_bell(rng: Rng, split: str, size: float, unit: float) -> Target:
     a = np.linspace(np.pi, 2 * np.pi, 24)
     brass = hsv(rng.uniform(18, 28), rng.uniform(90, 200), rng.uniform(150, 245)) if split != "test" else _steel(rng)
     cut.capsule(0, 0.0, 0.02, 0, 0.06, 0.012, dim(brass, 0.7))
-    cut.fill(np.stack([r * np.cos(a), 0.04 + r * 0.85 + r * 0.85 * np.sin(a)], 1), surface(rng, split, *cut.shape, brass, "brushed"))
-    cut.fill([(-r - 0.02, 0.04 + r * 0.85), (r + 0.02, 0.04 + r * 0.85), (r + 0.02, 0.08 + r * 0.85), (-r - 0.02, 0.08 + r * 0.85)], (25, 25, 30))
+    cut.fill(
+        np.stack([r * np.cos(a), 0.04 + r * 0.85 + r * 0.85 * np.sin(a)], 1),
+        surface(rng, split, *cut.shape, brass, "brushed"),
+    )
+    cut.fill(
+        [
+            (-r - 0.02, 0.04 + r * 0.85),
+            (r + 0.02, 0.04 + r * 0.85),
+            (r + 0.02, 0.08 + r * 0.85),
+            (-r - 0.02, 0.08 + r * 0.85),
+        ],
+        (25, 25, 30),
+    )
     return cut.shade(rng, 0.7).done(), 0.0
 
 
@@ -196,7 +245,17 @@ def hung_bell(rng: Rng, split: str, size: float, unit: float) -> Target:
     """A bell that hangs and is struck on its side, the pivot at the rim."""
     k = 0.6 + 0.6 * size
     cut = Cutter(-0.42 * k, -0.42 * k, 0.03, 0.08 * k, unit)
-    outline = [(0, 0), (-0.05, -0.1), (-0.09, -0.28), (-0.16, -0.34), (-0.24, -0.34), (-0.31, -0.28), (-0.35, -0.1), (-0.4, 0), (-0.2, 0.03)]
+    outline = [
+        (0, 0),
+        (-0.05, -0.1),
+        (-0.09, -0.28),
+        (-0.16, -0.34),
+        (-0.24, -0.34),
+        (-0.31, -0.28),
+        (-0.35, -0.1),
+        (-0.4, 0),
+        (-0.2, 0.03),
+    ]
     brass = hsv(rng.uniform(16, 28), rng.uniform(90, 200), rng.uniform(110, 230)) if split != "test" else _steel(rng)
     cut.fill(np.array(outline) * k, surface(rng, split, *cut.shape, brass, "brushed"))
     cut.oval(-0.2 * k, -0.37 * k, 0.03 * k, 0.04 * k, dim(brass, 0.6))
@@ -207,8 +266,12 @@ def basin(rng: Rng, split: str, size: float, unit: float) -> Target:
     """A basin or pool of water seen from a little above."""
     r = 0.28 + 0.2 * size
     cut = Cutter(-r - 0.03, -0.16, r + 0.03, 0.3, unit)
-    cut.fill([(-r, 0), (r, 0), (r * 0.85, 0.27), (-r * 0.85, 0.27)], surface(rng, split, *cut.shape, colour(rng, split)))
-    cut.oval(0, 0, r, 0.12, (225, 225, 230)).oval(0, 0.01, r * 0.94, 0.105, hsv(rng.uniform(85, 112), rng.uniform(60, 150), rng.uniform(110, 210)))
+    cut.fill(
+        [(-r, 0), (r, 0), (r * 0.85, 0.27), (-r * 0.85, 0.27)], surface(rng, split, *cut.shape, colour(rng, split))
+    )
+    cut.oval(0, 0, r, 0.12, (225, 225, 230)).oval(
+        0, 0.01, r * 0.94, 0.105, hsv(rng.uniform(85, 112), rng.uniform(60, 150), rng.uniform(110, 210))
+    )
     return cut.shade(rng, 0.2).done(), 0.3 * r
 
 
@@ -220,7 +283,10 @@ Tool = tuple[Sprite, float, float]
 def tool(name: str, rng: Rng, split: str, unit: float) -> Tool:
     length = rng.uniform(0.26, 0.45)
     cut = Cutter(-0.06, -0.16, length + 0.12, 0.16, unit)
-    wood, steel = surface(rng, split, *cut.shape, _wood(rng, split), "grain"), surface(rng, split, *cut.shape, _steel(rng), "brushed")
+    wood, steel = (
+        surface(rng, split, *cut.shape, _wood(rng, split), "grain"),
+        surface(rng, split, *cut.shape, _steel(rng), "brushed"),
+    )
     face = 0.0
     if name == "stick":
         cut.capsule(-0.04, 0, 0.013, length - 0.012, 0, 0.008, wood).oval(length - 0.012, 0, 0.014, 0.011, wood)
@@ -228,17 +294,26 @@ def tool(name: str, rng: Rng, split: str, unit: float) -> Tool:
     elif name == "brush":
         cut.capsule(-0.04, 0, 0.014, length * 0.5, 0, 0.012, colour(rng, split))
         for spread in np.linspace(-0.05, 0.05, 7):
-            cut.fill([(length * 0.5, -0.004), (length * 0.5, 0.004), (length, spread + 0.004), (length, spread - 0.004)], _steel(rng))
+            cut.fill(
+                [(length * 0.5, -0.004), (length * 0.5, 0.004), (length, spread + 0.004), (length, spread - 0.004)],
+                _steel(rng),
+            )
         face = 0.04
     elif name == "mallet":
         r = rng.uniform(0.03, 0.055)
-        cut.capsule(-0.04, 0, 0.01, length - r, 0, 0.009, wood).oval(length - r, 0, r, r * 0.9, surface(rng, split, *cut.shape, colour(rng, split)))
+        cut.capsule(-0.04, 0, 0.01, length - r, 0, 0.009, wood).oval(
+            length - r, 0, r, r * 0.9, surface(rng, split, *cut.shape, colour(rng, split))
+        )
         length, face = length - r, r * 0.9
     elif name in ("hammer", "sledge"):
         k = 1.0 if name == "hammer" else 1.5
         handle = surface(rng, split, *cut.shape, colour(rng, split)) if rng.random() < 0.5 else wood
         cut.capsule(-0.04, 0, 0.018, length, 0, 0.014, handle)
-        cut.fill(np.array([(length - 0.03, -0.08), (length + 0.02, -0.08), (length + 0.03, 0.07), (length - 0.04, 0.07)]) * (1, k), steel)
+        cut.fill(
+            np.array([(length - 0.03, -0.08), (length + 0.02, -0.08), (length + 0.03, 0.07), (length - 0.04, 0.07)])
+            * (1, k),
+            steel,
+        )
         face = 0.07 * k
     elif name == "axe":
         cut.capsule(-0.05, 0, 0.016, length, 0, 0.016, wood)
@@ -256,7 +331,9 @@ def tool(name: str, rng: Rng, split: str, unit: float) -> Tool:
         cut.oval(length + 0.03, 0, 0.025, 0.02, (20, 20, 20))
         face = 0.05
     elif name == "pen":
-        cut.capsule(-0.05, 0, 0.012, length * 0.6, 0, 0.012, colour(rng, split)).capsule(length * 0.6, 0, 0.012, length * 0.68, 0, 0.003, steel)
+        cut.capsule(-0.05, 0, 0.012, length * 0.6, 0, 0.012, colour(rng, split)).capsule(
+            length * 0.6, 0, 0.012, length * 0.68, 0, 0.003, steel
+        )
         length, face = length * 0.68, 0.004
     else:
         raise ValueError(name)
@@ -272,7 +349,13 @@ def body_part(name: str, rng: Rng, split: str, unit: float, tone: Colour) -> Too
     if name == "glove":
         paint, name = surface(rng, split, *cut.shape, colour(rng, split)), str(rng.choice(["fist", "palm"]))
     if name == "fist":
-        cut.fill(np.array([(-0.0, 0.0), (-0.09, -0.01), (-0.1, -0.08), (-0.07, -0.14), (0.06, -0.15), (0.1, -0.1), (0.09, -0.02)]) * k, paint)
+        cut.fill(
+            np.array(
+                [(-0.0, 0.0), (-0.09, -0.01), (-0.1, -0.08), (-0.07, -0.14), (0.06, -0.15), (0.1, -0.1), (0.09, -0.02)]
+            )
+            * k,
+            paint,
+        )
         for x in (-0.06, -0.02, 0.02):
             cut.fill(np.array([(x, -0.01), (x + 0.006, -0.01), (x + 0.006, -0.07), (x, -0.07)]) * k, dim(c, 0.55))
         wrist = (0.09 * k, -0.08 * k)
@@ -280,17 +363,26 @@ def body_part(name: str, rng: Rng, split: str, unit: float, tone: Colour) -> Too
         cut.capsule(0.0, -0.06 * k, 0.06 * k, 0.1 * k, -0.08 * k, 0.05 * k, paint)
         for y, reach in zip((-0.1, -0.07, -0.035, -0.0), (0.13, 0.17, 0.16, 0.12), strict=True):
             cut.capsule(0, y * k - 0.005, 0.02 * k, -reach * k, (y * 0.9) * k - 0.01, 0.014 * k, paint)
-            cut.fill(np.array([(0.0, y + 0.012), (-reach * 0.9, y + 0.01), (-reach * 0.9, y + 0.014), (0.0, y + 0.018)]) * k, dim(c, 0.6))
+            cut.fill(
+                np.array([(0.0, y + 0.012), (-reach * 0.9, y + 0.01), (-reach * 0.9, y + 0.014), (0.0, y + 0.018)]) * k,
+                dim(c, 0.6),
+            )
         wrist = (0.1 * k, -0.08 * k)
     elif name == "finger":
-        cut.capsule(0, -0.016 * k, 0.016 * k, 0.08 * k, -0.1 * k, 0.02 * k, paint).oval(0.12 * k, -0.13 * k, 0.07 * k, 0.05 * k, paint)
+        cut.capsule(0, -0.016 * k, 0.016 * k, 0.08 * k, -0.1 * k, 0.02 * k, paint).oval(
+            0.12 * k, -0.13 * k, 0.07 * k, 0.05 * k, paint
+        )
         for y in (-0.15, -0.12, -0.09):
             cut.capsule(0.1 * k, y * k, 0.02 * k, 0.05 * k, (y + 0.01) * k, 0.018 * k, dim(c, 0.85))
         wrist = (0.15 * k, -0.15 * k)
     elif name == "shoe":
         c = colour(rng, split, (30, 220))
         sole = surface(rng, split, *cut.shape, c)
-        cut.fill(np.array([(-0.13, 0), (0.09, 0), (0.09, -0.14), (0.02, -0.14), (0, -0.08), (-0.1, -0.06), (-0.14, -0.03)]) * k, sole)
+        cut.fill(
+            np.array([(-0.13, 0), (0.09, 0), (0.09, -0.14), (0.02, -0.14), (0, -0.08), (-0.1, -0.06), (-0.14, -0.03)])
+            * k,
+            sole,
+        )
         cut.fill(np.array([(-0.14, 0.0), (0.1, 0.0), (0.1, -0.02), (-0.14, -0.02)]) * k, (230, 230, 230))
         wrist = (0.055 * k, -0.13 * k)
     else:
@@ -349,7 +441,14 @@ class Striker:
         level = self.tilt if self.side < 0 else np.pi - self.tilt
         tip = np.array([self.length, self.face * -self.side]) * self.size  # the face points down on the screen
         pivot = at - _turned(tip, level)
-        pivot = pivot + np.array([0.1 * self.side, (-0.5 - self.grow) * max(0.0, self.raises)]) * p * 0.3 * self.length * self.size
+        pivot = (
+            pivot
+            + np.array([0.1 * self.side, (-0.5 - self.grow) * max(0.0, self.raises)])
+            * p
+            * 0.3
+            * self.length
+            * self.size
+        )
         angle = level + self.side * self.raises * p * self.reach * (0.25 if self.grow else 1.0)
         elbow = self.elbow + np.array([self.sway(t), 0.3 * (pivot[1] - at[1])])
         stage.blit_between(self.arm, pivot, elbow, 1.0, scale)
@@ -360,7 +459,9 @@ class Striker:
         scale = self.size * (1 + self.grow * p)
         place = at - self.aim * p * self.reach
         turn = self.tilt * self.side + 0.5 * p * self.side * self.reach
-        wrist = place + _turned(np.array([np.cos(self.face), np.sin(self.face)]) * self.length * (self.side, 1.0) * scale, turn)
+        wrist = place + _turned(
+            np.array([np.cos(self.face), np.sin(self.face)]) * self.length * (self.side, 1.0) * scale, turn
+        )
         stage.blit_between(self.arm, wrist, self.elbow + np.array([self.sway(t), 0.5 * (wrist[1] - at[1])]), 1.0, scale)
         stage.blit(self.sprite, place[0], place[1], turn, (scale * self.side, scale))
 
@@ -415,7 +516,14 @@ STRIKES: dict[str, tuple[Strike, ...]] = {
     ),
     "bell": (
         Strike(call_bell, ("finger", "palm"), ("fist", "glove"), give=0.006),
-        Strike(hung_bell, ("hammer", "stick"), ("mallet",), endings=("rebound", "dead_stop", "follow"), give=0.06, sideways=True),
+        Strike(
+            hung_bell,
+            ("hammer", "stick"),
+            ("mallet",),
+            endings=("rebound", "dead_stop", "follow"),
+            give=0.06,
+            sideways=True,
+        ),
     ),
     "water": (
         Strike(basin, ("palm", "shoe"), ("fist", "shoe"), endings=("follow", "dead_stop"), debris="drops", give=0.0),
@@ -423,8 +531,15 @@ STRIKES: dict[str, tuple[Strike, ...]] = {
 }
 
 
-def strike_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEvent], duration_s: float,
-                   stage_shape: tuple[int, int], unit: float) -> Picture:
+def strike_picture(
+    rng: Rng,
+    split: str,
+    kind: str,
+    events: Sequence[ScriptedEvent],
+    duration_s: float,
+    stage_shape: tuple[int, int],
+    unit: float,
+) -> Picture:
     """Somebody hits something of the kind at the events. stage_shape (height, width) px; unit px a scene unit."""
     ways = STRIKES[kind]
     number = int(rng.integers(len(ways)))
@@ -441,10 +556,19 @@ def strike_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEve
     base_x, base_y = rng.uniform(-0.15, 0.15), rng.uniform(-0.02, 0.2) if not way.above else rng.uniform(-0.1, 0.12)
     if way.target is door:
         base_y = rng.uniform(-0.15, 0.1)
-    places = {m: np.array([base_x + (i - (len(made) - 1) / 2) * spacing * zoom, base_y + rng.normal(0, 0.02)])
-              for i, m in enumerate(materials)}
-    answers = {m: Ringing([(e.time_s, e.strength) for e in events if (e.material if way.row else materials[0]) == m],
-                          rng.uniform(6, 16), rng.uniform(0.04, 0.15), way.give * rng.choice([0.0, 1.0, 1.0, 2.0])) for m in materials}
+    places = {
+        m: np.array([base_x + (i - (len(made) - 1) / 2) * spacing * zoom, base_y + rng.normal(0, 0.02)])
+        for i, m in enumerate(materials)
+    }
+    answers = {
+        m: Ringing(
+            [(e.time_s, e.strength) for e in events if (e.material if way.row else materials[0]) == m],
+            rng.uniform(6, 16),
+            rng.uniform(0.04, 0.15),
+            way.give * rng.choice([0.0, 1.0, 1.0, 2.0]),
+        )
+        for m in materials
+    }
 
     def targets(stage: Stage, t: float) -> None:
         for m, (sprite, _) in zip(materials, made, strict=True):
@@ -463,19 +587,38 @@ def strike_picture(rng: Rng, split: str, kind: str, events: Sequence[ScriptedEve
     spread = {m: w * zoom for m, (_, w) in zip(materials, made, strict=True)}
     for turn in range(n_strikers):
         own = [e for i, e in enumerate(events) if i % n_strikers == turn]
-        layers.append(_striker(rng, split, way, mover, own, turn, n_strikers, places, spread, materials, duration_s, unit, zoom))
+        layers.append(
+            _striker(rng, split, way, mover, own, turn, n_strikers, places, spread, materials, duration_s, unit, zoom)
+        )
     hits = [(e.time_s, e.strength) for e in events]
     if way.debris and rng.random() < 0.85:
         origin = places[materials[0]]
         layers.append(Debris(rng, split, way.debris, hits, origin))
-    factors = {"background": background_name, "target": way.target.__name__, "mover": mover, "view": "above" if way.above else "side",
-               "strikers": str(n_strikers)}
+    factors = {
+        "background": background_name,
+        "target": way.target.__name__,
+        "mover": mover,
+        "view": "above" if way.above else "side",
+        "strikers": str(n_strikers),
+    }
     return Picture(image, layers, jolts=hits, factors=factors)
 
 
-def _striker(rng: Rng, split: str, way: Strike, mover: str, own: Sequence[ScriptedEvent], turn: int, n: int,
-             places: dict[int, np.ndarray], spread: dict[int, float], materials: list[int], duration_s: float, unit: float,
-             zoom: float) -> Striker:
+def _striker(
+    rng: Rng,
+    split: str,
+    way: Strike,
+    mover: str,
+    own: Sequence[ScriptedEvent],
+    turn: int,
+    n: int,
+    places: dict[int, np.ndarray],
+    spread: dict[int, float],
+    materials: list[int],
+    duration_s: float,
+    unit: float,
+    zoom: float,
+) -> Striker:
     side = 1 if (n == 1 and rng.random() < 0.75) or (n > 1 and turn % 2 == 0) else -1
     if way.sideways:
         side = 1
@@ -513,9 +656,26 @@ def _striker(rng: Rng, split: str, way: Strike, mover: str, own: Sequence[Script
         elbow = np.array([home[0] + side * rng.uniform(-0.1, 0.4), -0.9])
     else:
         elbow = np.array([home[0] + side * rng.uniform(1.0, 1.5), rng.uniform(-0.4, 0.9)])
-    return Striker(mover, sprite, length, face, arm, p, glide(xs, duration_s), glide(ys, duration_s), side, reach, tilt, aim,
-                   rng.uniform(0.2, 0.5) if way.above else 0.0, elbow, Curve(wander(rng, duration_s, 0.02)),
-                   zoom * rng.uniform(0.8, 1.15), tone, -1.0 if way.sideways and way.target is hung_bell else 1.0)
+    return Striker(
+        mover,
+        sprite,
+        length,
+        face,
+        arm,
+        p,
+        glide(xs, duration_s),
+        glide(ys, duration_s),
+        side,
+        reach,
+        tilt,
+        aim,
+        rng.uniform(0.2, 0.5) if way.above else 0.0,
+        elbow,
+        Curve(wander(rng, duration_s, 0.02)),
+        zoom * rng.uniform(0.8, 1.15),
+        tone,
+        -1.0 if way.sideways and way.target is hung_bell else 1.0,
+    )
 
 
 def lay_table(image: np.ndarray, rng: Rng, split: str, y: float, unit: float) -> None:
@@ -532,11 +692,18 @@ class Debris:
         self._life = {"chips": 0.5, "sparks": 0.25, "drops": 0.6, "shards": 0.7}[kind]
         self._sparks = kind == "sparks"
         self._bursts = []
-        base = {"chips": hsv(14, 120, 190), "sparks": (80, 200, 255), "drops": (235, 225, 215), "shards": (240, 245, 245)}[kind]
+        base = {
+            "chips": hsv(14, 120, 190),
+            "sparks": (80, 200, 255),
+            "drops": (235, 225, 215),
+            "shards": (240, 245, 245),
+        }[kind]
         for hit_s, strength in hits:
             n = int(rng.integers(4, 14) * (0.4 + strength))
             angle, speed = rng.uniform(-np.pi, 0, n), rng.uniform(0.3, 1.6, n) * (0.4 + 0.8 * strength)
-            self._bursts.append((hit_s, np.stack([np.cos(angle), np.sin(angle)], 1) * speed[:, None], rng.uniform(0.004, 0.014, n)))
+            self._bursts.append(
+                (hit_s, np.stack([np.cos(angle), np.sin(angle)], 1) * speed[:, None], rng.uniform(0.004, 0.014, n))
+            )
         self._colour, self._origin = base, np.asarray(origin, float)
 
     def __call__(self, stage: Stage, t: float) -> None:

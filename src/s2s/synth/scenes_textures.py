@@ -20,9 +20,13 @@ def pick(rng: Rng, split: str, train: list, test: list):
     return values[int(rng.integers(len(values)))]
 
 
-def colour(rng: Rng, split: str, value: tuple[float, float] = (60, 230), saturation: tuple[float, float] = (20, 200)) -> Colour:
+def colour(
+    rng: Rng, split: str, value: tuple[float, float] = (60, 230), saturation: tuple[float, float] = (20, 200)
+) -> Colour:
     """A random colour whose hue training (reds, blues, violets) or the test (yellows, greens) owns."""
-    hue = rng.uniform(22, 82) if split == "test" else (rng.uniform(88, 180) if rng.random() < 0.6 else rng.uniform(0, 20))
+    hue = (
+        rng.uniform(22, 82) if split == "test" else (rng.uniform(88, 180) if rng.random() < 0.6 else rng.uniform(0, 20))
+    )
     return hsv(hue, rng.uniform(*saturation), rng.uniform(*value))
 
 
@@ -45,8 +49,10 @@ def fractal(rng: Rng, h: int, w: int, octaves: int = 4, base: int = 3) -> np.nda
     total = np.zeros((h, w), np.float32)
     for octave in range(octaves):
         n = base * 2**octave
-        total += cv2.resize(rng.random((n, max(2, n * w // max(h, 1))), np.float32), (w, h),
-                            interpolation=cv2.INTER_CUBIC) / 2**octave
+        total += (
+            cv2.resize(rng.random((n, max(2, n * w // max(h, 1))), np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
+            / 2**octave
+        )
     low, high = float(total.min()), float(total.max())
     return (total - low) / max(1e-6, high - low)
 
@@ -58,6 +64,7 @@ def tint(grey: np.ndarray, dark: Colour, light: Colour) -> np.ndarray:
 
 
 # ---- surfaces of objects: (rng, h, w, colour) -> BGR uint8 (h, w, 3)
+
 
 def _plain(rng: Rng, h: int, w: int, c: Colour) -> np.ndarray:
     return tint(0.5 + 0.2 * (fractal(rng, h, w, 2) - 0.5), dim(c, 0.6), dim(c, 1.4))
@@ -76,14 +83,19 @@ def _brushed(rng: Rng, h: int, w: int, c: Colour) -> np.ndarray:
 
 
 def _speckle(rng: Rng, h: int, w: int, c: Colour) -> np.ndarray:
-    return tint(np.clip(0.5 + 0.25 * cv2.GaussianBlur(rng.normal(0, 1.6, (h, w)).astype(np.float32), (0, 0), 0.8), 0, 1),
-                dim(c, 0.55), dim(c, 1.4))
+    return tint(
+        np.clip(0.5 + 0.25 * cv2.GaussianBlur(rng.normal(0, 1.6, (h, w)).astype(np.float32), (0, 0), 0.8), 0, 1),
+        dim(c, 0.55),
+        dim(c, 1.4),
+    )
 
 
 def _stripes(rng: Rng, h: int, w: int, c: Colour) -> np.ndarray:
     angle, step = rng.uniform(0, np.pi), rng.uniform(5, 14)
     y, x = np.mgrid[:h, :w].astype(np.float32)
-    return tint((np.sin((x * np.cos(angle) + y * np.sin(angle)) * 6.28 / step) > 0) * 0.7 + 0.2, dim(c, 0.5), dim(c, 1.3))
+    return tint(
+        (np.sin((x * np.cos(angle) + y * np.sin(angle)) * 6.28 / step) > 0) * 0.7 + 0.2, dim(c, 0.5), dim(c, 1.3)
+    )
 
 
 def _patches(rng: Rng, h: int, w: int, c: Colour) -> np.ndarray:
@@ -94,12 +106,21 @@ def _patches(rng: Rng, h: int, w: int, c: Colour) -> np.ndarray:
 
 
 def _rust(rng: Rng, h: int, w: int, c: Colour) -> np.ndarray:
-    return tint((fractal(rng, h, w, 5, 5) > rng.uniform(0.4, 0.6)) * 0.5 + 0.5 * fractal(rng, h, w, 4, 8), dim(c, 0.4), dim(c, 1.3))
+    return tint(
+        (fractal(rng, h, w, 5, 5) > rng.uniform(0.4, 0.6)) * 0.5 + 0.5 * fractal(rng, h, w, 4, 8),
+        dim(c, 0.4),
+        dim(c, 1.3),
+    )
 
 
 SURFACES: dict[str, Callable[[Rng, int, int, Colour], np.ndarray]] = {
-    "plain": _plain, "grain": _grain, "brushed": _brushed, "speckle": _speckle,
-    "stripes": _stripes, "patches": _patches, "rust": _rust,
+    "plain": _plain,
+    "grain": _grain,
+    "brushed": _brushed,
+    "speckle": _speckle,
+    "stripes": _stripes,
+    "patches": _patches,
+    "rust": _rust,
 }
 TRAIN_SURFACES, TEST_SURFACES = ["plain", "grain", "brushed", "speckle"], ["stripes", "patches", "rust"]
 
@@ -112,6 +133,7 @@ def surface(rng: Rng, split: str, h: int, w: int, c: Colour, prefer: str | None 
 
 
 # ---- backgrounds: (rng, split, h, w) -> BGR uint8 (h, w, 3)
+
 
 def _room(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
     image = tint(fractal(rng, h, w, 4), colour(rng, split, (50, 140), (5, 80)), colour(rng, split, (110, 230), (5, 80)))
@@ -128,8 +150,8 @@ def _planks(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
     image = _grain(rng, h, w, colour(rng, split, (70, 190), (30, 140)))
     step = int(rng.uniform(0.1, 0.3) * h)
     for y in range(int(rng.integers(step)), h, step):
-        image[y:y + 2] = image[y:y + 2] // 3
-        image[y:y + step] = np.clip(image[y:y + step] * rng.uniform(0.8, 1.15), 0, 255).astype(np.uint8)
+        image[y : y + 2] = image[y : y + 2] // 3
+        image[y : y + step] = np.clip(image[y : y + step] * rng.uniform(0.8, 1.15), 0, 255).astype(np.uint8)
     return image
 
 
@@ -143,8 +165,11 @@ def _bricks(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
 
 
 def _hills(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
-    image = tint(np.linspace(0, 1, h, dtype=np.float32)[:, None] * np.ones((1, w), np.float32),
-                 colour(rng, split, (150, 240), (10, 90)), colour(rng, split, (150, 250), (5, 60)))
+    image = tint(
+        np.linspace(0, 1, h, dtype=np.float32)[:, None] * np.ones((1, w), np.float32),
+        colour(rng, split, (150, 240), (10, 90)),
+        colour(rng, split, (150, 250), (5, 60)),
+    )
     for level in np.sort(rng.uniform(0.3, 0.9, 4)):
         ridge = (h * level + h * 0.12 * (fractal(rng, 2, w, 4)[0] - 0.5)).astype(int)
         mask = np.arange(h)[:, None] >= ridge[None, :]
@@ -155,8 +180,14 @@ def _hills(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
 def _bokeh(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
     image = tint(fractal(rng, h, w, 3), (10, 10, 12), colour(rng, split, (40, 110)))
     for _ in range(rng.integers(10, 40)):
-        cv2.circle(image, (int(rng.integers(w)), int(rng.integers(h))), int(rng.uniform(0.01, 0.08) * h),
-                   colour(rng, split, (90, 255)), -1, cv2.LINE_AA)
+        cv2.circle(
+            image,
+            (int(rng.integers(w)), int(rng.integers(h))),
+            int(rng.uniform(0.01, 0.08) * h),
+            colour(rng, split, (90, 255)),
+            -1,
+            cv2.LINE_AA,
+        )
     return cv2.GaussianBlur(image, (0, 0), rng.uniform(1, 5))
 
 
@@ -164,8 +195,17 @@ def _leaves(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
     image = tint(fractal(rng, h, w, 5), (10, 20, 10), colour(rng, split, (60, 120)))
     c = colour(rng, split, (60, 200), (60, 200))
     for _ in range(250):
-        cv2.ellipse(image, (int(rng.integers(w)), int(rng.integers(h))), (int(rng.uniform(.01, .05) * h), int(rng.uniform(.005, .02) * h)),
-                    rng.uniform(0, 360), 0, 360, dim(c, rng.uniform(0.4, 1.3)), -1, cv2.LINE_AA)
+        cv2.ellipse(
+            image,
+            (int(rng.integers(w)), int(rng.integers(h))),
+            (int(rng.uniform(0.01, 0.05) * h), int(rng.uniform(0.005, 0.02) * h)),
+            rng.uniform(0, 360),
+            0,
+            360,
+            dim(c, rng.uniform(0.4, 1.3)),
+            -1,
+            cv2.LINE_AA,
+        )
     return image
 
 
@@ -182,7 +222,9 @@ def _clutter(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
 
 
 def _blur_wall(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
-    return tint(fractal(rng, h, w, 2, 2), colour(rng, split, (20, 120), (0, 90)), colour(rng, split, (100, 245), (0, 90)))
+    return tint(
+        fractal(rng, h, w, 2, 2), colour(rng, split, (20, 120), (0, 90)), colour(rng, split, (100, 245), (0, 90))
+    )
 
 
 def _tiles(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
@@ -201,7 +243,11 @@ def _curtain(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
 
 def _gravel(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
     grey = fractal(rng, h, w, 3, 24)
-    return tint(cv2.Laplacian(grey, cv2.CV_32F, ksize=3) * 1.5 + 0.5, colour(rng, split, (40, 110), (5, 60)), colour(rng, split, (140, 230), (5, 60)))
+    return tint(
+        cv2.Laplacian(grey, cv2.CV_32F, ksize=3) * 1.5 + 0.5,
+        colour(rng, split, (40, 110), (5, 60)),
+        colour(rng, split, (140, 230), (5, 60)),
+    )
 
 
 def _windows(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
@@ -209,12 +255,16 @@ def _windows(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
     step_y, step_x = max(8, int(h * rng.uniform(0.1, 0.2))), max(8, int(h * rng.uniform(0.08, 0.2)))
     for y in range(3, h, step_y):
         for x in range(3, w, step_x):
-            cv2.rectangle(image, (x, y), (x + step_x // 2, y + int(step_y * 0.6)), colour(rng, split, (30, 255), (0, 120)), -1)
+            cv2.rectangle(
+                image, (x, y), (x + step_x // 2, y + int(step_y * 0.6)), colour(rng, split, (30, 255), (0, 120)), -1
+            )
     return image
 
 
 def _clouds(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
-    return tint(np.clip(fractal(rng, h, w, 6, 2) * 1.6 - 0.4, 0, 1), colour(rng, split, (90, 200), (30, 140)), (240, 240, 240))
+    return tint(
+        np.clip(fractal(rng, h, w, 6, 2) * 1.6 - 0.4, 0, 1), colour(rng, split, (90, 200), (30, 140)), (240, 240, 240)
+    )
 
 
 def _shelves(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
@@ -224,16 +274,29 @@ def _shelves(rng: Rng, split: str, h: int, w: int) -> np.ndarray:
         x = 0
         while x < w:
             width = int(rng.uniform(0.02, 0.08) * h) + 2
-            cv2.rectangle(image, (x, y - int(step * rng.uniform(0.4, 0.85))), (x + width, y), colour(rng, split, (40, 230)), -1)
+            cv2.rectangle(
+                image, (x, y - int(step * rng.uniform(0.4, 0.85))), (x + width, y), colour(rng, split, (40, 230)), -1
+            )
             x += width + int(rng.integers(0, 4))
         cv2.rectangle(image, (0, y), (w, y + 3), (20, 30, 40), -1)
     return image
 
 
 BACKGROUNDS: dict[str, Callable[[Rng, str, int, int], np.ndarray]] = {
-    "room": _room, "planks": _planks, "bricks": _bricks, "hills": _hills, "bokeh": _bokeh, "leaves": _leaves,
-    "clutter": _clutter, "blur_wall": _blur_wall,
-    "tiles": _tiles, "curtain": _curtain, "gravel": _gravel, "windows": _windows, "clouds": _clouds, "shelves": _shelves,
+    "room": _room,
+    "planks": _planks,
+    "bricks": _bricks,
+    "hills": _hills,
+    "bokeh": _bokeh,
+    "leaves": _leaves,
+    "clutter": _clutter,
+    "blur_wall": _blur_wall,
+    "tiles": _tiles,
+    "curtain": _curtain,
+    "gravel": _gravel,
+    "windows": _windows,
+    "clouds": _clouds,
+    "shelves": _shelves,
 }
 TRAIN_BACKGROUNDS = ["room", "planks", "bricks", "hills", "bokeh", "leaves", "clutter", "blur_wall"]
 TEST_BACKGROUNDS = ["tiles", "curtain", "gravel", "windows", "clouds", "shelves"]

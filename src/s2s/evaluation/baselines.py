@@ -1,0 +1,23 @@
+"""What a model has to beat: onsets that need no learning."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from s2s.motion import CELL_CHANNELS, MotionFeatures
+from s2s.timing.detect import detect_events
+
+
+def motion_energy_peaks(motion: MotionFeatures, gap_s: float = 0.2) -> np.ndarray:
+    """Onset times in seconds, float64 (K,): peaks of how much is moving in the whole picture."""
+    speed = CELL_CHANNELS.index("speed_rms")
+    energy = np.sinh(motion.cells[..., speed]).mean(axis=1)
+    energy = energy / max(1e-6, float(energy.max()))
+    return np.array([d.time_s for d in detect_events(energy, threshold_share=0.5, floor=0.05, gap_s=gap_s)])
+
+
+def speed_drop_peaks(motion: MotionFeatures, gap_s: float = 0.2) -> np.ndarray:
+    """Onset times in seconds, float64 (K,): where the fastest cell loses speed most suddenly."""
+    drop = np.sinh(motion.cells[..., CELL_CHANNELS.index("speed_drop")]).max(axis=1)
+    drop = drop / max(1e-6, float(drop.max()))
+    return np.array([d.time_s for d in detect_events(drop, threshold_share=0.5, floor=0.05, gap_s=gap_s)])
