@@ -24,6 +24,7 @@ import numpy as np
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from s2s.spec import MelSpec
+from s2s.synth.banks import Take, load
 from s2s.synth.script import KINDS, ScriptedEvent
 
 SAMPLE_RATE = MelSpec().sample_rate  # Hz
@@ -396,7 +397,7 @@ SYNTHESIS = "synthesis"
 
 
 class SoundBank:
-    """All instances of one split.
+    """All instances of one split; `recordings` are its recorded takes, those of no kind (`banks.OTHER`) included.
 
     `recorded_dir` is a folder that `s2s.synth.banks.fetch` filled; None means pure synthesis. A third of the instances
     of a kind are recordings where the split has recordings of that kind.
@@ -406,14 +407,11 @@ class SoundBank:
         if split not in ("train", "test"):
             raise ValueError(f"no split named {split!r}")
         self.split = split
-        self._recordings: dict[str, list] = {}
-        if recorded_dir is not None:
-            from s2s.synth.banks import load
-
-            self._recordings = load(Path(recorded_dir), split)
+        self._recordings: dict[str, list[Take]] = {} if recorded_dir is None else load(Path(recorded_dir), split)
+        self.recordings = [take for takes in self._recordings.values() for take in takes]
         self._instances: dict[tuple[str, int], Instance] = {}
 
-    def _recording(self, kind: str, material: int):
+    def _recording(self, kind: str, material: int) -> Take | None:
         takes = self._recordings.get(kind)
         return takes[(material // 3) % len(takes)] if takes and material % 3 == 2 else None
 

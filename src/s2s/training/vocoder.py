@@ -67,10 +67,14 @@ class VocoderTrainConfig(BaseModel):
 
 
 def training_batch(config: VocoderTrainConfig, bank: SoundBank, step: int) -> np.ndarray:
-    """float32 (batch, segment_frames * hop): random mixtures, a function of (config.seed, step) alone."""
+    """float32 (batch, segment_frames * hop): random mixtures, a function of (config.seed, step) and the bank alone."""
     rng = np.random.default_rng([config.seed, step])
     n = MelSpec().n_samples(config.segment_frames)
     sounds = [_random_sound(bank, rng) for _ in range(config.sounds_per_batch)]
+    for i in range(len(sounds) // 2 if bank.recordings else 0):
+        take = bank.recordings[rng.integers(len(bank.recordings))].samples
+        start = rng.integers(len(take) // 2) if rng.random() < 0.3 else 0
+        sounds[i] = take[start : start + 4 * MelSpec().sample_rate]
     return np.stack([random_segment(sounds, n, rng) for _ in range(config.batch)])
 
 
@@ -324,7 +328,7 @@ def train_vocoder(config: VocoderTrainConfig, run_dir: Path, resume: bool = True
     """Train until `config.steps` (or for `minutes` of this call); returns the last validation scores.
 
     In `run_dir`: checkpoint.pt (resumable), best.safetensors + best.json (averaged weights with the lowest validation
-    score, and their ParallelWaveNetConfig), last.safetensors, copies.png, and TensorBoard scalars where it is installed.
+    score, and their ParallelWaveNetConfig), last.safetensors, copies.png, and TensorBoard scalars where it can be had.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
