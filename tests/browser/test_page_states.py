@@ -485,11 +485,11 @@ def test_a_late_event_cannot_undo_an_end(open_page, stand_in):
     page = open_page(stand_in)
     phases = page.evaluate("""async () => {
         const { next, EMPTY } = await import('/js/job.js');
-        const job = (state) => ({ id: 'a', state });
+        const job = (state, stage, fraction) => ({ id: 'a', state, progress: stage ? { stage, fraction } : null });
         let state = next(EMPTY, { type: 'heard', job: job('running') });
         const seen = [];
         for (const event of [{ type: 'progressed', id: 'a', progress: { stage: 'mel', fraction: 0.5 } },
-                             { type: 'progressed', id: 'a', progress: { stage: 'frames', fraction: 0.2 } },
+                             { type: 'heard', job: job('running', 'frames', 0.2) },
                              { type: 'progressed', id: 'b', progress: { stage: 'mux', fraction: 1 } }]) {
             state = next(state, event);
             seen.push(state.progress.fraction);

@@ -53,7 +53,7 @@ const transitions = {
     return {
       ...state, job, phase: job.state, connected: true, upload: null,
       queue: job.state === "queued" ? { position: job.queue_position ?? null, eta_s: job.eta_s ?? null } : null,
-      progress: furthest(state.progress, job.progress),
+      progress: job.state === "queued" ? null : furthest(state.progress, job.progress),
       problem: job.problem ?? null,
     };
   },
@@ -63,14 +63,14 @@ const transitions = {
   progressed: (state, { id, progress }) =>
     state.job?.id === id && !TERMINAL.has(state.phase)
       ? { ...state, phase: state.phase === "canceling" ? "canceling" : "running", queue: null, connected: true,
-          progress: furthest(state.progress, progress) } : state,
+          progress } : state, // the stream is in order; it falls only when the server began anew, and that is shown
   canceling: (state) => (TERMINAL.has(state.phase) ? state : { ...state, phase: "canceling" }),
   gone: (state, { id, phase, problem }) =>
     state.job?.id === id ? { ...state, phase, problem: problem ?? null, connected: true } : state,
   connection: (state, { connected }) => (state.connected === connected ? state : { ...state, connected }),
 };
 
-/** A snapshot may be older than the last event; the bar never runs backwards. */
+/** An answer to a plain question may be older than the last event of the stream; the bar does not go back for it. */
 function furthest(had, got) {
   if (!had || !got) return got ?? had;
   return got.fraction >= had.fraction ? got : had;
