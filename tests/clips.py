@@ -91,7 +91,7 @@ def packets(path: Path) -> list[tuple[Fraction, Fraction | None, str]]:
 
 def heard(path: Path, sample_rate: int) -> np.ndarray:
     """float32 (N,): the sound as ffmpeg's own player timing has it, from time zero of the file."""
-    out = ffmpeg("-i", path, "-map", "0:a:0", "-af", "aresample=async=1:first_pts=0", "-ac", "1",
+    out = ffmpeg("-copyts", "-i", path, "-map", "0:a:0", "-af", "aresample=async=1:first_pts=0", "-ac", "1",
                  "-ar", str(sample_rate), "-f", "f32le", "-")
     return np.frombuffer(out.stdout, "<f4")
 

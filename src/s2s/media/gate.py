@@ -19,7 +19,7 @@ from s2s.config import Limits
 from s2s.errors import InputError
 from s2s.wire import too_large
 
-MAX_BOXES = 200_000  # boxes or elements looked at in one file; the longest honest clip has one block a frame
+BOXES_PER_FRAME = 8  # looked at in one file; a live recording has one fragment a frame
 MAX_INDEX_BYTES = 48 << 20  # a moov of 600 s at 120 frames/s with sound has about 3 MB
 MAX_FRAGMENT_BYTES = 4 << 20  # one moof
 MAX_TRACKS = 32
@@ -229,8 +229,8 @@ class _Source:
 class _Budget:
     """Counts boxes; a box bomb runs out of it."""
 
-    def __init__(self) -> None:
-        self.left = MAX_BOXES
+    def __init__(self, limits: Limits):
+        self.left = 20_000 + BOXES_PER_FRAME * limits.max_frames
 
     def spend(self) -> None:
         self.left -= 1
@@ -252,10 +252,12 @@ class _Mp4Track(_Track):
 class _Mp4:
     source: _Source
     limits: Limits
-    budget: _Budget = field(default_factory=_Budget)
     tracks: list[_Mp4Track] = field(default_factory=list)
     movie_timescale: int = 0
     fragmented: bool = False
+
+    def __post_init__(self) -> None:
+        self.budget = _Budget(self.limits)
 
     def walk(self, head: bytes) -> tuple[list[_Mp4Track], str, bool]:
         """(tracks, brand, the file is whole)."""
@@ -530,10 +532,12 @@ class _WebMTrack(_Track):
 class _WebM:
     source: _Source
     limits: Limits
-    budget: _Budget = field(default_factory=_Budget)
     tracks: dict[int, _WebMTrack] = field(default_factory=dict)
     scale_s: float = 1e-3
     promised_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.budget = _Budget(self.limits)
 
     def walk(self, head: bytes) -> tuple[list[_WebMTrack], str, bool]:
         """(tracks, brand, the file is whole). Flat: a master element is entered, so unknown sizes need no care."""

@@ -67,7 +67,7 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
     sound = fit_length(waveform, round(info.duration_s * sample_rate))
     if original is not None and mix_original:
         sound = mix(sound, original, mix_original, sample_rate)
-    size, pixels = info.path.stat().st_size, info.width * info.height
+    size, pixels = info.path.stat().st_size, max(info.width * info.height, info.container.width * info.container.height)
     muxer = MUXER_OF_SUFFIX[output.suffix.lower()]
     with whole_or_not_at_all(output) as part, _as_file(sound) as samples:
         args = ["-y", "-f", info.container.demuxer, "-protocol_whitelist", "file",
@@ -75,10 +75,8 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
                 "-max_pixels", str(2 * pixels + 65536)]
         if not reencode:
             args += ["-copyts"]
-        args += ["-i", f"file:{info.path}"]
-        if not reencode:
-            args += ["-itsoffset", f"{float(info.start_units * info.time_base):.9f}"]
-        args += ["-f", "f32le", "-ar", str(sample_rate), "-ac", "1", "-protocol_whitelist", "file",
+        args += ["-i", f"file:{info.path}", "-f", "f32le",
+                 "-ar", str(sample_rate), "-ac", "1", "-protocol_whitelist", "file",
                  "-i", f"file:/proc/self/fd/{samples}", "-map", f"0:{info.stream_index}", "-map", "1:0"]
         if reencode:
             # Players on phones and in browsers want 8-bit 4:2:0, which wants even sides.
@@ -86,6 +84,8 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
                      "-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-threads", "2", "-flags:v", "+bitexact"]
         else:
             args += ["-c:v", "copy"]
+            if info.start_units:  # a filter, because -itsoffset is lost on raw samples together with -copyts
+                args += ["-af", f"asetpts=PTS+{float(info.start_units * info.time_base):.9f}/TB"]
         args += [*SOUND_CODEC[muxer], "-flags:a", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1",
                  "-map_chapters", "-1", "-dn", "-sn"]
         if muxer in ("mp4", "mov"):

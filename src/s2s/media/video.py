@@ -61,9 +61,9 @@ def decode_frames(info: MediaInfo, *, grey_pixels: int = 14_400, rgb_size: tuple
         "n_ticks": n_ticks(info.duration_s, rgb_rate) if wants_rgb else 0,
     }
     source, end_s = gate.open_regular(info.path), 0.0
-    megapixels = info.width * info.height / 1e6
-    wall_s = 60 + info.n_frames * (0.02 + 0.1 * megapixels)
-    records = run_worker(request, source, child_limits(info.width, info.height, wall_s), should_stop)
+    stored = info.container
+    wall_s = 60 + info.n_frames * (0.02 + 0.1e-6 * stored.width * stored.height)
+    records = run_worker(request, source, child_limits(stored.width, stored.height, wall_s), should_stop)
     try:
         for kind, header, child in records:
             if kind == b"E":
