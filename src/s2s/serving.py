@@ -247,7 +247,7 @@ def _plan(settings: Settings, data_dir: Path, run_dir: Path, free_ports: bool) -
     inference = urlsplit(settings.model_server_url)
     ports = {
         "port": settings.port,
-        "inference": inference.port or 8080,
+        "inference": 8080 if inference.port is None else inference.port,
         "metrics_port": settings.metrics_port,
         "grpc_port": settings.grpc_port,
         "grpc_2": settings.grpc_port + 1 if settings.grpc_port else 0,
