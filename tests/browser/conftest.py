@@ -11,6 +11,9 @@ import pytest
 from ball_clip import make_clip
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from stand_in import Desk, create_stand_in, serve
+from tests.stack import shared_stack
+
+from s2s.serving import Stack
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -65,6 +68,12 @@ class Watch:
         for page in pages:
             if not page.is_closed():
                 assert page.evaluate("window.cspViolations") == [], "the content security policy must hold"
+
+
+@pytest.fixture(scope="session")
+def stack(pytestconfig: pytest.Config) -> Stack:
+    """TorchServe, the gateway and the shipped bundle, shared with the other tests of the session."""
+    return shared_stack(pytestconfig)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def real(page: Page, url: str, clip: Path, shoot) -> None:
     shoot("ready")
     page.click("[data-action=generate]")
     phase(page, "running", 120)
-    page.wait_for_function("document.querySelector('[data-bar]').value > 30", timeout=300_000)
+    page.wait_for_function("() => document.querySelector('[data-bar]').value > 30", timeout=300_000)
     shoot("running")
     phase(page, "succeeded", 600)
     page.wait_for_timeout(1500)
@@ -114,9 +114,9 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        clip = options.clip or make_clip(Path(folder) / "bouncing ball.mp4", 10.0, (960, 540))
+        clip = options.clip or make_clip(Path(folder) / "bouncing ball.mp4", 10.0, (640, 360))
         long_clip = make_clip(Path(folder) / "a whole afternoon.mp4", 130.0, (64, 36), fps=2)
-        result = make_clip(Path(folder) / "result.mp4", 10.0, (960, 540), sound=True)
+        result = make_clip(Path(folder) / "result.mp4", 10.0, (640, 360), sound=True)
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM) if CHROMIUM.exists() else None,
                                              args=["--no-sandbox", "--disable-background-networking"])
         for look in options.looks:

@@ -11,6 +11,7 @@ from ball_clip import make_clip
 from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack, pytest.mark.timeout(600)]
+WAVEFORM_DRAWN = "() => [...document.querySelectorAll('.bar')].some((bar) => bar.style.transform === 'scaleY(1)')"
 WORK_S = 300  # a busy machine of two cores
 
 
@@ -43,11 +44,11 @@ def test_a_silent_clip_goes_in_and_plays_and_downloads_with_sound(stack, open_pa
 
     assert page.evaluate("document.querySelector('video').paused")
     page.evaluate("document.querySelector('video').play()")
-    page.wait_for_function("document.querySelector('video').currentTime > 0.5")
-    page.wait_for_function("document.querySelector('video').webkitAudioDecodedByteCount > 0")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 0.5")
+    page.wait_for_function("() => document.querySelector('video').webkitAudioDecodedByteCount > 0")
     assert page.evaluate("document.querySelector('video').webkitVideoDecodedByteCount > 0")
     assert not page.evaluate("document.querySelector('video').muted")
-    page.wait_for_function("[...document.querySelectorAll('.bar')].some((bar) => bar.style.transform === 'scaleY(1)')")
+    page.wait_for_function(WAVEFORM_DRAWN)
 
     with page.expect_download() as download:
         page.get_by_role("link", name="Download video").click()
@@ -77,7 +78,7 @@ def test_an_event_marker_seeks_to_its_moment(stack, open_page, silent_clip):
 def test_a_reload_in_mid_job_finds_the_job_again(stack, open_page, silent_clip):
     page = open_page(stack.url)
     generate(page, silent_clip)
-    page.wait_for_function("location.hash.startsWith('#job=')")
+    page.wait_for_function("() => location.hash.startsWith('#job=')")
     address = page.url
     page.reload()
     expect_phase(page, "succeeded", WORK_S)
@@ -89,7 +90,7 @@ def test_cancel_is_heard_at_once_and_the_next_clip_works(stack, open_page, silen
     long_clip = make_clip(tmp_path / "long.mp4", 20.0, (160, 90))
     page = open_page(stack.url)
     generate(page, long_clip)
-    page.wait_for_function("['queued', 'running'].includes(document.body.dataset.phase)")
+    page.wait_for_function("() => ['queued', 'running'].includes(document.body.dataset.phase)")
     page.get_by_role("button", name="Cancel").click()
     expect_phase(page, "canceled", 20)
     page.get_by_role("button", name="New clip").click()

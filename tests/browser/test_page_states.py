@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from stand_in import PAGE, Desk, report
 
 pytestmark = pytest.mark.browser
+WAVEFORM_DRAWN = "() => [...document.querySelectorAll('.bar')].some((bar) => bar.style.transform === 'scaleY(1)')"
 
 
 def expect_phase(page: Page, phase: str, limit_s: float = 15) -> None:
@@ -116,7 +117,7 @@ def test_markers_seek_and_the_toggle_mutes(open_page, stand_in, desk: Desk, sile
     desk.succeed()
     expect_phase(page, "succeeded")
     page.get_by_role("button", name="Play from 0:01.2").click()
-    page.wait_for_function("document.querySelector('video').currentTime > 1")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 1")
     page.get_by_role("radio", name="Without").check()
     assert page.evaluate("document.querySelector('video').muted")
     page.get_by_role("radio", name="With sound").check()
@@ -135,7 +136,7 @@ def test_the_strip_shows_the_sound_that_was_made(open_page, stand_in, desk: Desk
     generate(page, silent_clip)
     desk.succeed()
     expect_phase(page, "succeeded")
-    page.wait_for_function("[...document.querySelectorAll('.bar')].some((bar) => bar.style.transform === 'scaleY(1)')")
+    page.wait_for_function(WAVEFORM_DRAWN)
     levels = page.evaluate("[...document.querySelectorAll('.bar')].map((bar) => +bar.style.transform.slice(7, -1))")
     knock, silence = max(levels[12:15]), max(levels[2:10])  # bars of 31 ms; the first bounce is at 0.4 s
     assert knock > 0.8
@@ -327,6 +328,7 @@ def test_an_address_that_nobody_knows_says_so(open_page, stand_in, watch):
     page = open_page(f"{stand_in}/#job=nonsense")
     expect_phase(page, "missing")
     expect(page.locator("[data-problem-title]")).to_have_text("This clip is not here")
+    expect(page.locator("[data-no-picture]")).to_be_hidden()
     page.get_by_role("button", name="New clip").click()
     expect_phase(page, "idle")
     assert "#" not in page.url

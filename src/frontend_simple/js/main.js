@@ -191,6 +191,7 @@ store.subscribe((state, before) => {
   const { job } = state;
   const moved = state.phase !== before.phase || job?.id !== before.job?.id;
   if (state.phase === "succeeded" && moved) showResult(job);
+  if (moved && ["failed", "canceled", "expired", "missing"].includes(state.phase) && !preview) view.show(null);
   if (moved && KEPT.has(state.phase) && job) {
     const { id, filename, created_at, report } = job;
     clips.remember({ id, filename, created_at, state: state.phase, seed: report?.seed });
