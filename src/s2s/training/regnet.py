@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
@@ -33,6 +32,7 @@ from s2s.regnet.losses import LossConfig, discriminator_loss, generator_loss
 from s2s.spec import ClipSpec
 from s2s.synth.dataset import ClipRecord
 from s2s.synth.script import KINDS, ScriptedEvent
+from s2s.synth.sounds import SoundBank, mix_clip
 from s2s.training.checkpoint import load_checkpoint, save_checkpoint
 from s2s.training.progress import Reporter
 
@@ -121,8 +121,6 @@ def encode_script(
 
 def make_scripted(n: int, config: RegNetTrainConfig, clip: ClipSpec, recorded: Path | None, report: Reporter) -> Clips:
     """Sounds `n` random scripts. Deterministic: clip i depends on the seed and i alone."""
-    from s2s.synth.sounds import SoundBank, mix_clip
-
     bank = SoundBank("train", recorded)
     n_frames = int(config.clip_s * clip.video_rate)
     n_mel = clip.n_mel_frames(n_frames)
@@ -142,26 +140,29 @@ def make_scripted(n: int, config: RegNetTrainConfig, clip: ClipSpec, recorded: P
 
 
 def make_rendered(
-    records: Sequence[ClipRecord], visual: Sequence[np.ndarray], config: RegNetTrainConfig, clip: ClipSpec
+    records: Sequence[ClipRecord],
+    visual: Sequence[np.ndarray],
+    config: RegNetTrainConfig,
+    clip: ClipSpec,
+    recorded: Path | None,
 ) -> Clips:
-    """Rendered clips with sound; visual float32 (T, V) each. Two crops a clip; clips of two kinds are left out."""
+    """Rendered clips, sounded by their script; visual float32 (T, V) each. Two crops a clip, of one kind each."""
+    bank = SoundBank("train", recorded)
     n_frames = int(config.clip_s * clip.video_rate)
     rows: list[tuple[np.ndarray, ...]] = []
-    for record, features in zip(records, visual, strict=True):
-        kinds = {event.kind for event in record.events}
-        if record.audio is None or len(kinds) > 1 or len(features) < n_frames:
+    for index, (record, features) in enumerate(zip(records, visual, strict=True)):
+        if len({event.kind for event in record.events}) > 1 or len(features) < n_frames:
             continue
-        waveform, _ = soundfile.read(record.audio, dtype="float32")
+        kind = record.events[0].kind if record.events else None
         total = len(features)
-        mel = np.zeros((clip.mel.n_mels, clip.n_mel_frames(total)), np.float32)
-        made = mel_spectrogram(waveform, clip.mel)[:, : mel.shape[1]]
-        mel[:, : made.shape[1]] = made
-        encoded, z = encode_script(
-            record.events, next(iter(kinds), None), total, clip, config.network.z_dim
-        )  # of the whole clip, so that a crop hears what rings on from before it
-        for start in {0, total - n_frames}:
-            mel_crop = mel[:, start * clip.mel_per_frame : (start + n_frames) * clip.mel_per_frame]
-            rows.append((features[start : start + n_frames], encoded[start : start + n_frames], z, mel_crop))
+        duration_s = clip.n_samples(total) / clip.mel.sample_rate
+        waveform, _ = mix_clip(record.events, duration_s, bank, np.random.default_rng([config.seed, 19, index]))
+        mel = mel_spectrogram(waveform, clip.mel)[:, : clip.n_mel_frames(total)]
+        # Encoded whole, so that a crop hears what rings on from before it.
+        encoded, z = encode_script(record.events, kind, total, clip, config.network.z_dim)
+        for start in sorted({0, total - n_frames}):
+            frames, mel_frames = (slice(start * k, (start + n_frames) * k) for k in (1, clip.mel_per_frame))
+            rows.append((features[frames], encoded[frames], z, mel[:, mel_frames]))
     visuals, conditions, zs, mels = (np.stack(column) for column in zip(*rows, strict=True))
     return Clips(visuals.astype(np.float16), conditions.astype(np.float16), zs, mels.astype(np.float16))
 
