@@ -178,7 +178,7 @@ def pause(rng: np.random.Generator, start_s: float, end_s: float, style: StrokeS
         kind = rng.choice(["turn", "stop", "touch"], p=[0.5, 0.3, 0.2])
         up_s, down_s = rng.uniform(0.15, 0.35), rng.uniform(0.1, 0.3)
         height = style.height * rng.uniform(0.4, 1.0)
-        if t + up_s + down_s + 0.2 > end_s:
+        if t + up_s + down_s + (0.65 if kind == "touch" else 0.3) > end_s:
             break
         keys.append(Key(t + up_s, height))
         t += up_s + down_s

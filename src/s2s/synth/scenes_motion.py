@@ -95,8 +95,8 @@ def bounce_curve(rng: Rng, events: Sequence[ScriptedEvent], duration_s: float, g
     for t0, t1 in pairwise(times):
         inside = (t > t0) & (t <= t1)
         span = t1 - t0
-        own = min(gravity, 8 * ceiling / span**2) if span < 1.0 else gravity
-        if own >= 0.6 * gravity or span < 0.7:
+        own = min(gravity, 8 * ceiling / span**2)
+        if own >= 0.45 * gravity:
             height[inside] = 0.5 * own * (t - t0)[inside] * (t1 - t)[inside]
         else:  # caught and dropped again
             rise_s = min(np.sqrt(2 * hold / gravity), 0.45 * span)
@@ -136,7 +136,7 @@ def ball_picture(
     hits = _hits(events)
     wall = rng.random() < 0.2
     manner = "wall" if wall else str(rng.choice(["free", "dribble", "free"]))
-    start, drift = rng.uniform(-0.5, 0.5), rng.normal(0, 0.12) if manner == "free" else 0.0
+    start, drift = rng.uniform(-0.35, 0.35), rng.normal(0, 0.08) if manner == "free" else 0.0
     x = Curve(
         start
         + drift * (curve_times(duration_s) - duration_s / 2)

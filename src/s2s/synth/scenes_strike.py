@@ -491,7 +491,7 @@ STRIKES: dict[str, tuple[Strike, ...]] = {
     "drum": (
         Strike(snare, ("stick", "stick", "brush"), ("mallet", "stick"), pairs=True, row=True),
         Strike(drum_top, ("stick",), ("mallet",), above=True, pairs=True, row=True),
-        Strike(drum_top, ("mallet", "stick"), ("mallet",), pairs=False, give=0.02, sideways=True),
+        Strike(drum_top, ("stick", "brush"), ("mallet",), give=0.02, sideways=True),
     ),
     "hand_drum": (
         Strike(bongo, ("palm", "finger"), ("glove", "fist"), pairs=True, row=True),
