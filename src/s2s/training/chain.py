@@ -78,7 +78,12 @@ RECIPES = {
         test_clips=120,
         stream_steps=1500,
         regnet=RegNetTrainConfig(
-            network=small_network(384), clip_s=4.0, steps=4000, gan_from_step=3000, scripted_clips=2000
+            network=small_network(384),
+            clip_s=4.0,
+            steps=4000,
+            gan_from_step=3200,
+            rendered_from_step=2000,
+            scripted_clips=2000,
         ),
     ),
     "tiny": Recipe(

@@ -53,6 +53,7 @@ class RegNetTrainConfig(BaseModel):
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.8, 0.99)
     final_learning_rate: float = 1e-4
+    rendered_from_step: int = Field(0, ge=0, description="rendered clips join here; scripts alone are seen before")
     visual_dropout: float = Field(0.5, ge=0, le=1, description="share of rendered clips whose features are zeroed")
     checkpoint_minutes: float = 3.0
 
@@ -218,7 +219,8 @@ class RegNetTrainer:
         rng = np.random.default_rng([self.config.seed, 23, self.step])
         rows = [], [], [], []
         for _ in range(self.config.batch_size):
-            clips = sources[rng.integers(len(sources))]
+            n_sources = 1 if self.step < self.config.rendered_from_step else len(sources)
+            clips = sources[rng.integers(n_sources)]
             index = int(rng.integers(len(clips)))
             n_frames = clips.condition.shape[1]
             visual = np.zeros((n_frames, self.config.network.visual_dim), np.float32)
