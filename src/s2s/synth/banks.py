@@ -70,7 +70,8 @@ _ION_SOUND = (
     _Choice("light_bulb_breaking.mp3", "glass", "train"), _Choice("water_droplet_2.mp3", "water", "test"),
     _Choice("water_droplet*.mp3", "water", "train"), _Choice("tap.mp3", "wood", "train"),
     _Choice("door_bump.mp3", OTHER, "test"), _Choice("snap.mp3", OTHER, "train"),
-    _Choice("staple_gun.mp3", OTHER, "train"), _Choice("pop_cork.mp3", OTHER, "train"), _Choice("branch_break.mp3", OTHER, "train"),
+    _Choice("staple_gun.mp3", OTHER, "train"), _Choice("pop_cork.mp3", OTHER, "train"),
+    _Choice("branch_break.mp3", OTHER, "train"),
     _Choice("button_*.mp3", OTHER, "train"), _Choice("camera_flashing*.mp3", OTHER, "train"),
 )
 _KBSIM = (  # keyboards recorded by kbsim; each folder holds its own MIT licence
@@ -195,7 +196,8 @@ def parse_debian_copyright(text: str) -> dict[str, tuple[str, str]]:
         if {"Files", "Copyright", "License"} <= fields.keys():
             for name in fields["Files"].split():
                 licence = fields["License"].split("\n")[0].strip()
-                owners[Path(name).name if name != "*" else "*"] = (licence, " ".join(fields["Copyright"].split()))
+                if name == "*" or not name.endswith("*"):  # "etc/doc/*" is a folder that holds no sample
+                    owners[Path(name).name] = (licence, " ".join(fields["Copyright"].split()))
     return owners
 
 

@@ -243,14 +243,14 @@ def _glass(rng: np.random.Generator) -> Instance:
     def hit(blow: _Blow) -> np.ndarray:
         freqs = f0 * blow.pitch * ratios
         body = blow.struck(freqs, ring * (0.25 if breaks else 1.0) * ratios**-0.8, blow.brightness(4000, 9000), 1.6)
-        tick = blow.burst(4500, 10000, 0.003, 0.0002)
+        tick = blow.burst(4000 * blow.pitch, 10000, 0.003, 0.0002)
         if not breaks:
             return _add([(1.0, body), (0.35, tick)])
-        crash = blow.burst(2500, 10000, 0.05, 0.0003)
+        crash = blow.burst(2500 * blow.pitch, 10000, 0.05, 0.0003)
         out = _add([(0.7, body), (0.9, crash), (0.5, tick), (0.0, np.zeros(blow.sample_rate))])
         for _ in range(int(shards * (0.4 + 0.6 * blow.strength))):
             at = int(blow.rng.exponential(0.16) * blow.sample_rate)
-            shard = np.array([_log_uniform(blow.rng, 2200, 9500) for _ in range(2)])
+            shard = blow.pitch * np.array([_log_uniform(blow.rng, 2000, 8500) for _ in range(2)])
             tinkle = blow.struck(shard, np.full(2, _log_uniform(blow.rng, 0.008, 0.05)), 9000, 0.25)
             end = min(len(out), at + len(tinkle))
             if at < len(out):
