@@ -93,7 +93,7 @@ def open_page(browser: Browser, watch: Watch) -> Iterator[OpenPage]:
         context = options.pop("context", None)
         if context is None:
             context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, "locale": "en-GB", **options})
-            context.set_default_timeout(15_000)
+            context.set_default_timeout(60_000)  # two busy cores
             contexts.append(context)
         page = context.new_page()
         watch.attach(page, urlsplit(url).netloc)
