@@ -33,4 +33,4 @@ def settings_for(folder: Path) -> Settings:
     """The shipped bundle where there is one, else the same networks untrained. Lost jobs are found soon."""
     shipped = REPO_ROOT / "model_store" / "s2s-small"
     bundle = shipped if (shipped / "bundle.json").is_file() else make_tiny_bundle(folder / "bundle")
-    return Settings(bundle=bundle, data_dir=folder / "var", lease_s=4.0)
+    return Settings(bundle=bundle, data_dir=folder / "var", lease_s=10.0)

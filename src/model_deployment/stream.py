@@ -30,7 +30,7 @@ class LineStream:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._last: Progress | None = None
-        self._fraction, self._told = 0.0, set[Stage]()
+        self._fraction, self._told, self._finished = 0.0, set[Stage](), set[Stage]()
         self._last_sent_s = self._last_progress_s = time.monotonic()
 
     def progress(self, progress: Progress) -> None:
@@ -38,8 +38,10 @@ class LineStream:
         first, last = progress.stage not in self._told, progress.step >= progress.total
         if (progress.stage == Stage.PROBE and not self.started) or progress.fraction < self._fraction:
             return
-        if progress.fraction == self._fraction and not first:
+        if progress.stage in self._finished:
             return
+        if last:
+            self._finished.add(progress.stage)
         self._last, self._fraction = progress, progress.fraction
         self._told.add(progress.stage)
         if first or last or time.monotonic() - self._last_sent_s >= PROGRESS_INTERVAL_S:

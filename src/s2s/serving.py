@@ -163,6 +163,7 @@ class Stack:
             "METRICS_LOCATION": str(self.run_dir),
             "TS_DECODE_INPUT_REQUEST": "false",
             "PYTHONUNBUFFERED": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin cost a busy machine more than waking them
         }
         return process_environment(**private, **self.settings.environment())
 

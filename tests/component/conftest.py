@@ -45,4 +45,4 @@ def clip(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def long_clip(tmp_path_factory) -> Path:
     """Long enough to be caught in the middle of the work."""
-    return film(tmp_path_factory.mktemp("clips") / "long.mp4", seconds=12.0, rate="30", size="320x180")
+    return film(tmp_path_factory.mktemp("clips") / "long.mp4", seconds=6.0, rate="25")
