@@ -181,7 +181,7 @@ Draw = Callable[[Stage, float], None]
 
 @dataclass
 class Picture:
-    """Everything of one shot that is not the camera: a background and things drawn in order, each a function of time."""
+    """Everything of a shot but the camera: a background and things drawn in order, each a function of time."""
 
     background: np.ndarray
     layers: list[Draw] = field(default_factory=list)
@@ -204,8 +204,8 @@ class Camera:
 
     @classmethod
     def draw(cls, rng: Rng, duration_s: float, jolts: Sequence[Hit]) -> Camera:
-        shake = float(rng.choice([0.0, 0.003, 0.008, 0.02], p=[0.35, 0.25, 0.25, 0.15]))
-        rate = rng.uniform(0.5, 3.0)
+        shake = float(rng.choice([0.0, 0.003, 0.01, 0.025], p=[0.3, 0.25, 0.25, 0.2]))
+        rate = rng.uniform(0.5, 3.5)
         x, y = (Curve(wander(rng, duration_s, shake, rate)) for _ in "xy")
         turn = Curve(wander(rng, duration_s, 0.4 * shake, rate) + rng.normal(0, 0.08))
         zoom0 = rng.uniform(0.9, 1.12)

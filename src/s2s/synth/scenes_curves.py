@@ -21,7 +21,7 @@ Hit = tuple[float, float]  # (time_s, strength)
 
 @dataclass(frozen=True)
 class Key:
-    """The curve passes through `value` at `time_s`, arriving with speed `v_in` and leaving with `v_out` (per second)."""
+    """The curve passes through `value` at `time_s`, arriving with speed `v_in`, leaving with `v_out` (per second)."""
 
     time_s: float
     value: float
@@ -86,7 +86,7 @@ def wander(rng: np.random.Generator, duration_s: float, amount: float, rate_hz: 
 
 
 def glide(points: Sequence[tuple[float, float]], duration_s: float, seconds: float = 0.25) -> Curve:
-    """Stays at each value until `seconds` before the next point's time, then glides there: a hand that changes target."""
+    """Stays at each value until `seconds` before the next point's time, then glides there: a hand changes target."""
     keys = [Key(points[0][0] - 2 * seconds, points[0][1])]
     for (t0, v0), (t1, v1) in pairwise(points):
         leave = max(t0 + 0.35 * (t1 - t0), t1 - seconds)

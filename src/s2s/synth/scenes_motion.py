@@ -1,4 +1,4 @@
-"""Things that sound by their own motion: balls, swinging bells, clinking glasses, keys, drops, and what falls and breaks."""
+"""Things that sound by their own motion: balls, swinging bells, clinking glasses, keys, drops, what breaks."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def ball_picture(
     """A ball bouncing on a floor or against a wall, dribbled by a hand, or only carried."""
     name, image = background(rng, split, *stage_shape)
     size = _size(events, rng)
-    radius = (0.035 + 0.1 * size) * rng.uniform(0.8, 1.3)
+    radius = (0.035 + 0.1 * size) * rng.uniform(0.6, 1.6)
     ball_name, sprite = ball_sprite(rng, split, radius, unit)
     floor = rng.uniform(0.2, 0.45)
     ceiling = rng.uniform(0.45, 0.75)
@@ -334,7 +334,7 @@ def fall_picture(
     stage_shape: tuple[int, int],
     unit: float,
 ) -> Picture:
-    """Something falls onto the floor at each event: glass breaks, wood and metal bounce a little; a soft thing falls too."""
+    """Something falls onto the floor at each event: glass breaks, wood and metal hop a little; a soft thing falls too."""
     name, image = background(rng, split, *stage_shape)
     floor = rng.uniform(0.2, 0.42)
     gravity = rng.uniform(3, 8)

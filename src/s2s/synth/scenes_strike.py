@@ -275,7 +275,7 @@ def basin(rng: Rng, split: str, size: float, unit: float) -> Target:
     return cut.shade(rng, 0.2).done(), 0.3 * r
 
 
-# ---- strikers: drawn from the hand at the origin to the right; (sprite, length, face): the tip that touches is (length, face)
+# ---- strikers: drawn from the hand at the origin to the right; the tip that touches is at (length, face)
 
 Tool = tuple[Sprite, float, float]
 
@@ -341,7 +341,7 @@ def tool(name: str, rng: Rng, split: str, unit: float) -> Tool:
 
 
 def body_part(name: str, rng: Rng, split: str, unit: float, tone: Colour) -> Tool:
-    """A hand or foot whose touching point is the origin and whose arm leaves to the right; length is where the wrist is."""
+    """A hand or foot that touches at the origin and whose arm leaves to the right; length and face place the wrist."""
     k = rng.uniform(0.8, 1.3)
     cut = Cutter(-0.22, -0.26, 0.3, 0.2, unit * 1.1)
     c = tone
@@ -550,7 +550,7 @@ def strike_picture(
     if not way.row:
         materials = materials[:1]
     size_of = {e.material: e.size for e in events} or {0: float(rng.random())}
-    zoom = rng.uniform(0.75, 1.35)
+    zoom = float(np.exp(rng.uniform(np.log(0.6), np.log(1.9))))
     made = [way.target(rng, split, size_of.get(m, 0.5), unit * zoom) for m in materials]
     spacing = min(0.42, 0.95 * 2 * stage_shape[1] / (2 * unit * 1.28) / (len(made) + 0.5))
     base_x, base_y = rng.uniform(-0.15, 0.15), rng.uniform(-0.02, 0.2) if not way.above else rng.uniform(-0.1, 0.12)
@@ -583,6 +583,7 @@ def strike_picture(
     layers: list[Draw] = []
     if way.target is not door and not way.above and rng.random() < 0.6:
         lay_table(image, rng, split, base_y + 0.1 * zoom + rng.uniform(0.1, 0.3), unit)
+    performer_at = len(layers)
     layers.append(targets)
     spread = {m: w * zoom for m, (_, w) in zip(materials, made, strict=True)}
     for turn in range(n_strikers):
@@ -591,6 +592,9 @@ def strike_picture(
             _striker(rng, split, way, mover, own, turn, n_strikers, places, spread, materials, duration_s, unit, zoom)
         )
     hits = [(e.time_s, e.strength) for e in events]
+    strikers = [layer for layer in layers if isinstance(layer, Striker)]
+    if not way.above and not way.sideways and mover != "shoe" and rng.random() < 0.5:
+        layers.insert(performer_at, Performer(rng, split, strikers, duration_s, unit, zoom))
     if way.debris and rng.random() < 0.85:
         origin = places[materials[0]]
         layers.append(Debris(rng, split, way.debris, hits, origin))
@@ -626,10 +630,11 @@ def _striker(
     p = stroke(rng, [(e.time_s, e.strength) for e in own], duration_s, style)
     home = places[materials[turn % len(materials)]]
     shift = side * (0.5 if n > 1 else 0.0) * spread[materials[0]]
+    roam = rng.choice([0.1, 0.3, 0.8])
     xs, ys = [(-1.0, home[0] + shift)], [(-1.0, home[1])]
     for e in own:
         m = e.material if e.material in places else materials[0]
-        jitter = rng.normal(0, 0.2) * spread[m]
+        jitter = rng.normal(0, roam) * spread[m]
         xs.append((e.time_s, places[m][0] + shift + float(np.clip(jitter, -spread[m], spread[m]))))
         ys.append((e.time_s, places[m][1] + (rng.normal(0, 0.02) if way.above else 0.0)))
     tone = skin(rng)
@@ -683,6 +688,34 @@ def lay_table(image: np.ndarray, rng: Rng, split: str, y: float, unit: float) ->
     top = max(0, int(y * unit + image.shape[0] / 2))
     if top < image.shape[0]:
         image[top:] = surface(rng, split, image.shape[0] - top, image.shape[1], colour(rng, split), "grain")
+
+
+class Performer:
+    """Head and body of the one who strikes: they sway, lean back with the raised arm and nod with the stroke."""
+
+    def __init__(self, rng: Rng, split: str, strikers: Sequence[Striker], duration_s: float, unit: float, zoom: float):
+        k = zoom * rng.uniform(0.9, 1.5)
+        cut = Cutter(-0.25 * k, -0.5 * k, 0.25 * k, 0.7 * k, unit)
+        cloth = surface(rng, split, *cut.shape, colour(rng, split, (30, 230)))
+        cut.capsule(0, -0.05 * k, 0.19 * k, 0, 0.7 * k, 0.2 * k, cloth)
+        tone = strikers[0].hand
+        cut.capsule(0, -0.25 * k, 0.05 * k, 0, -0.18 * k, 0.06 * k, tone)
+        cut.oval(0, -0.35 * k, 0.085 * k, 0.115 * k, surface(rng, split, *cut.shape, tone, "plain"))
+        cut.fill(
+            np.array([(-0.09, -0.36), (-0.07, -0.46), (0.07, -0.46), (0.09, -0.36), (0, -0.42)]) * k, dim(tone, 0.3)
+        )
+        self._sprite = cut.shade(rng, 0.4).done()
+        self._strikers = strikers
+        first = strikers[0]
+        middle = first.x(0.0) + (0.0 if len(strikers) > 1 else first.side * rng.uniform(0.2, 0.6))
+        self._place = np.array([middle, first.y(0.0) - rng.uniform(0.0, 0.35) * k])
+        self._x, self._y = (Curve(wander(rng, duration_s, 0.02, rng.uniform(0.4, 1.5))) for _ in "xy")
+        self._lean, self._nod = rng.uniform(0.0, 0.25), rng.uniform(-0.04, 0.08)
+
+    def __call__(self, stage: Stage, t: float) -> None:
+        raised = sum(s.p(t) for s in self._strikers) / len(self._strikers)
+        x, y = self._place + np.array([self._x(t), self._y(t) - self._nod * raised])
+        stage.blit(self._sprite, x, y, self._strikers[0].side * self._lean * raised * 0.6 + self._x(t))
 
 
 class Debris:
