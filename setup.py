@@ -24,7 +24,7 @@ EXTRAS = {
               "httpx>=0.28,<0.29"],
     "train": ["tensorboard>=2.19", "pybullet>=3.2.7"],
     "test": ["pytest>=8", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.130",
-             "playwright>=1.55", "ruff>=0.14"],
+             "playwright>=1.55", "axe-playwright-python>=0.1.8", "ruff>=0.14"],
 }
 ENGINE = runpy.run_path(str(ROOT / "src/s2s/wavenet_vocoder/engine/build.py"))  # optional: works without a compiler
 EXTRAS["all"] = sorted({requirement for role in EXTRAS.values() for requirement in role})
