@@ -8,7 +8,9 @@ They are silent, belong to the project, and none was trained on: they are of the
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from s2s.synth.dataset import make_clip
@@ -19,13 +21,16 @@ SHORT_SIDE_PX = 288
 
 
 def make_samples(folder: Path) -> None:
-    """Writes NAME.mp4 for each sample, six seconds each; the same files every time."""
+    """Writes NAME.mp4 for each sample, six seconds each, and their exact events in samples.json."""
     folder.mkdir(parents=True, exist_ok=True)
+    events = {}
     for name, number in NUMBER_OF_NAME.items():
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "video").mkdir()
             clip = make_clip(Path(scratch), name, SEED, number, "test", None, 6.0, SHORT_SIDE_PX)
             (folder / f"{name}.mp4").write_bytes(clip.video.read_bytes())
+            events[name] = [asdict(event) for event in clip.events]
+    (folder / "samples.json").write_text(json.dumps(events, indent=1) + "\n")
 
 
 if __name__ == "__main__":
