@@ -61,6 +61,8 @@ class TimingTraining(BaseModel):
     group_dropout: float = 0.08
     cell_dropout: float = 0.15
     gain_noise: float = 0.3
+    slow_share: float = Field(0.3, description="share of examples seen at a lower frame rate")
+    slow_ticks: tuple[float, float] = (1.3, 4.5)
     ema: float = 0.995
     validate_every: int = 200
 
@@ -188,7 +190,9 @@ def _view(example: Example, n_cells: int, config: TimingTraining, rng: np.random
     need = config.crop_ticks * warp
     start = rng.uniform(-0.1 * need, max(0.0, n - 0.9 * need))
     at = start + np.arange(config.crop_ticks) * warp
-    cells, scene = _sample(example.cells[:, _liveliest(example, n_cells, config, rng)], at), _sample(example.scene, at)
+    step = warp * rng.uniform(*config.slow_ticks) if rng.random() < config.slow_share else 0.0
+    cells = _sample(example.cells[:, _liveliest(example, n_cells, config, rng)], at, step)
+    scene = _sample(example.scene, at, step)
     cells = np.sinh(cells)
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.normal(0, 0.15)
     c, s = np.cos(angle), np.sin(angle)
@@ -227,13 +231,24 @@ def _liveliest(example: Example, n_cells: int, config: TimingTraining, rng: np.r
     return np.sort(order[:n_cells])
 
 
-def _sample(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Rows of float16 (N, ...) at fractional places, linear; beyond the ends nothing moves."""
+def _sample(values: np.ndarray, at: np.ndarray, step: float = 0.0) -> np.ndarray:
+    """Rows of float16 (N, ...) at fractional places, linear; beyond the ends nothing moves.
+
+    step: ticks between the rows that are looked at, as if the clip had that much lower a frame rate; 0 looks at all.
+    """
+    if step:
+        knots = np.arange(at[0] - step, at[-1] + 2 * step, step)
+        return _between(_sample(values, knots), (at - knots[0]) / step)
+    inside = ((at >= 0) & (at <= len(values) - 1)).reshape(-1, *[1] * (values.ndim - 1))
+    return np.where(inside, _between(values, np.clip(at, 0, len(values) - 1)), 0.0)
+
+
+def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Linear interpolation of rows, float32."""
     low = np.floor(at).astype(int)
     share = (at - low).reshape(-1, *[1] * (values.ndim - 1)).astype(np.float32)
-    inside = ((at >= 0) & (at <= len(values) - 1)).reshape(share.shape)
-    a, b = (values[np.clip(low + k, 0, len(values) - 1)].astype(np.float32) for k in (0, 1))
-    return np.where(inside, a + share * (b - a), 0.0)
+    first, second = values[low], values[np.minimum(low + 1, len(values) - 1)]
+    return first.astype(np.float32) * (1 - share) + second.astype(np.float32) * share
 
 
 # ---- the run
