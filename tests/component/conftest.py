@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,12 @@ def stack(pytestconfig) -> Stack:
 
 @pytest.fixture
 def model_server(stack) -> Iterator[httpx.Client]:
+    """TorchServe itself, once its only worker has nothing left to do of the tests before."""
     with httpx.Client(base_url=stack.model_server_url, timeout=120, trust_env=False) as client:
+        deadline_s = time.monotonic() + 120
+        while client.post("/predictions/s2s", content=b"").status_code == 503:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.2)
         yield client
 
 
