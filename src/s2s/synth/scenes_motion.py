@@ -334,7 +334,7 @@ def fall_picture(
     stage_shape: tuple[int, int],
     unit: float,
 ) -> Picture:
-    """Something falls onto the floor at each event: glass breaks, wood and metal hop a little; a soft thing falls too."""
+    """Something falls onto the floor at each event: glass breaks, wood and metal hop; a soft thing falls too."""
     name, image = background(rng, split, *stage_shape)
     floor = rng.uniform(0.2, 0.42)
     gravity = rng.uniform(3, 8)

@@ -1,0 +1,35 @@
+"""What needs no learning finds what is plain to see, and nothing where nothing moves."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from s2s.evaluation.baselines import motion_energy_peaks, speed_drop_peaks
+from s2s.motion import MotionExtractor
+
+
+def motion_of(position, duration_s: float = 4.0, rate: int = 30):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 160)).astype(np.uint8)
+    background = cv2.GaussianBlur(noise, (0, 0), 3)
+    extractor = MotionExtractor()
+    for k in range(round(duration_s * rate)):
+        frame = background.copy()
+        cv2.circle(frame, (80 * 16, round((15 + 60 * position(k / rate)) * 16)), 12 * 16, 255, -1, cv2.LINE_AA, 4)
+        extractor.push(frame, k / rate)
+    return extractor.finish(duration_s)
+
+
+def test_falls_that_end_abruptly_are_found_where_they_end():
+    motion = motion_of(lambda t: min(1.0, (t % 1.0 / 0.5) ** 2) if t % 1.0 < 0.7 else 1.0 - (t % 1.0 - 0.7) / 0.3)
+    found = speed_drop_peaks(motion)
+    for stop_s in (0.5, 1.5, 2.5, 3.5):
+        assert np.abs(found - stop_s).min() < 0.06
+    energy = motion_energy_peaks(motion)
+    assert len(energy) >= 4
+
+
+@pytest.mark.parametrize("baseline", [motion_energy_peaks, speed_drop_peaks])
+def test_a_still_clip_has_no_onsets(baseline):
+    assert len(baseline(motion_of(lambda t: 0.5))) == 0
