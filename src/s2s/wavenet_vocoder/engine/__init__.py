@@ -9,5 +9,15 @@ from s2s.wavenet_vocoder.engine.engine import (
     make_sampler,
     peak_ops,
 )
+from s2s.wavenet_vocoder.engine.segments import generate_clip
 
-__all__ = ["EngineSampler", "Isa", "WaveNetEngine", "available_isas", "calibrate", "make_sampler", "peak_ops"]
+__all__ = [
+    "EngineSampler",
+    "Isa",
+    "WaveNetEngine",
+    "available_isas",
+    "calibrate",
+    "generate_clip",
+    "make_sampler",
+    "peak_ops",
+]

@@ -176,7 +176,8 @@ class EngineSampler:
     threads  streams are dealt to that many threads, which share nothing but the weights.
     """
 
-    def __init__(self, engine: WaveNetEngine, batch: int = 1, *, lengths: Sequence[int] | None = None, threads: int = 1):
+    def __init__(self, engine: WaveNetEngine, batch: int = 1, *, lengths: Sequence[int] | None = None,
+                 threads: int = 1):
         self.engine, self.config, self.batch = engine, engine.config, batch
         self._lib, self._time = engine._lib, 0
         length = np.asarray(lengths if lengths is not None else [2**62] * batch, np.int64)
