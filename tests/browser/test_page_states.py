@@ -553,3 +553,12 @@ def test_a_long_clip_of_many_events_stays_readable(open_page, stand_in, desk: De
     page.get_by_role("button", name="Show all 25").click()
     expect(page.locator("[data-events] li")).to_have_count(25)
     assert page.evaluate("document.activeElement.dataset.at"), "focus goes to the first one that came"
+
+
+def test_a_sample_clip_is_one_press_away(open_page, stand_in, desk: Desk):
+    page = open_page(stand_in)
+    page.get_by_role("button", name="a ball", exact=True).click()
+    page.click("[data-action=generate]")
+    expect_phase(page, "queued")
+    assert desk.posts[0]["name"] == "ball.mp4"
+    assert desk.posts[0]["bytes"] == (PAGE / "samples" / "ball.mp4").stat().st_size

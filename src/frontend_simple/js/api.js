@@ -47,6 +47,14 @@ export const cancelJob = (id) => fetchJson(`${job(id)}/cancel`, { method: "POST"
 export const resultUrl = (id) => at(`${job(id)}/result`);
 
 /** The finished video's bytes. */
+/** One of the clips that come with the page, as the file that choosing it would give. */
+export async function sample(name) {
+  const file = `${name}.mp4`;
+  const answer = await fetch(new URL(`samples/${file}`, document.baseURI));
+  if (!answer.ok) throw new ApiError(answer.status, problemFrom(answer.status, "", null));
+  return new File([await answer.blob()], file, { type: "video/mp4" });
+}
+
 export async function getResult(id, signal) {
   const answer = await fetch(resultUrl(id), { signal });
   if (!answer.ok) throw new ApiError(answer.status, problemFrom(answer.status, ""));

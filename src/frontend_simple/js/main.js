@@ -250,6 +250,10 @@ hook("language").addEventListener("change", (event) => {
   view.drawClips(clips.list(), store.state.job?.id);
 });
 
+for (const button of document.querySelectorAll("[data-sample]")) {
+  button.addEventListener("click", async () => choose(await api.sample(button.dataset.sample)));
+}
+
 document.addEventListener("paste", (event) => choose(event.clipboardData?.files[0]));
 const carriesFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 let over = 0;
