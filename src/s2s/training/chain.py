@@ -83,7 +83,7 @@ RECIPES = {
             network=small_network(384),
             clip_s=4.0,
             steps=4000,
-            gan_from_step=3200,
+            gan_from_step=2600,
             rendered_from_step=2000,
             scripted_clips=2000,
         ),
