@@ -4,8 +4,8 @@ Every batch is a function of (seed, step) alone, so a run that was killed goes o
 batches, and with the optimiser's state from the checkpoint the same weights.
 
 Losses: multi-resolution STFT (spectral convergence + log magnitude; Parallel WaveGAN, Yamamoto et al. 2020), mel L1
-(HiFi-GAN, Kong et al. 2020) and, from `adversarial_from` on, a multi-resolution spectrogram discriminator (UnivNet,
-Jang et al. 2021) with least squares and feature matching.
+(HiFi-GAN, Kong et al. 2020), the level in slices of 1.5 ms (attacks) and, from `adversarial_from` on, a
+multi-resolution spectrogram discriminator (UnivNet, Jang et al. 2021) with least squares and feature matching.
 
     python -m s2s.training.vocoder --run-dir runs/vocoder --minutes 90 [--recorded-dir DIR]
 """
@@ -53,6 +53,7 @@ class VocoderTrainConfig(BaseModel):
     ema_decay: float = 0.998
     corrections: int = Field(2, description="rounds of the mel correction in training")
     mel_weight: float = Field(0.05, description="per dB")
+    attack_weight: float = Field(0.05, description="per neper of the short-time level")
     adversarial_from: int | None = Field(None, description="step at which the discriminator joins; None: never")
     adversarial_weight: float = 0.1
     feature_weight: float = 0.2
@@ -184,6 +185,15 @@ class MultiResolutionStft(nn.Module):
         return total / len(self.resolutions)
 
 
+def attack_loss(made: Tensor, true: Tensor, length: int = 32, floor: float = 1e-3) -> Tensor:
+    """L1 of the natural log level in slices of `length` samples (1.5 ms), (B, N) twice -> scalar.
+
+    No spectrum of 11 ms sees whether the sound before an attack is silence; ears do.
+    """
+    levels = [(x.unflatten(1, (-1, length)).square().mean(2) + floor**2).log() / 2 for x in (made, true)]
+    return F.l1_loss(*levels)
+
+
 def _magnitude(x: Tensor, n_fft: int, hop: int, window: Tensor) -> Tensor:
     spectrum = torch.stft(x, n_fft, hop, n_fft, window, return_complex=True)
     return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
@@ -253,7 +263,8 @@ class VocoderTrainer:
         mel = self.mel(true)
         made = self.model(mel[..., : config.segment_frames], noise, config.corrections)
         scalars = {"stft": self.stft(made, true), "mel_db": 100 * F.l1_loss(self.mel(made), mel)}
-        loss = scalars["stft"] + config.mel_weight * scalars["mel_db"]
+        scalars["attack"] = attack_loss(made, true)
+        loss = scalars["stft"] + config.mel_weight * scalars["mel_db"] + config.attack_weight * scalars["attack"]
         rate = learning_rate(config, self.step)
         if config.adversarial_from is not None and self.step >= config.adversarial_from:
             scalars["discriminator"] = self._discriminator_step(true, made.detach(), rate)

@@ -6,7 +6,8 @@ things differ, each because impacts must be sharp, tones steady and a CPU core e
 
 - The stack takes `step_length` samples at a time (64: 2.9 ms). Noise enters, and sound leaves, as short spectra of
   that hop (as in iSTFTNet, Kaneko et al. 2022), scaled by the mel spectrogram itself, so that the net has to learn
-  neither the level (100 dB of it) nor the rough colour, only what a mel spectrogram does not say.
+  neither the level (100 dB of it) nor the rough colour, only what a mel spectrogram does not say. A mel frame looks at
+  46 ms, so an attack is spread over four of them: `Sharpen` undoes part of that, a gain every 16 samples the rest.
 - Beside the noise it hears where the step lies in a period of `phase_period` steps. A stack that sees only noise and a
   steady mel can make no steady tone: nothing in its input has a phase. From this it can make any multiple of
   sample_rate / (step_length * phase_period) = 10.8 Hz.
@@ -50,6 +51,8 @@ class ParallelWaveNetConfig(BaseModel):
     cond_channels: int = 64
     cond_kernel: int = Field(5, description="mel frames that the conditioning sees at once")
     phase_period: int = Field(32, description="steps")
+    sharpen_rounds: int = Field(6, ge=0, description="of the deconvolution in time")
+    gains_per_step: int = Field(4, gt=0, description="of the last gain; divides the step")
     corrections: int = Field(12, ge=0, description="rounds of the mel correction when generating")
 
     @property
@@ -74,14 +77,17 @@ class ParallelWaveNet(nn.Module):
             nn.LeakyReLU(0.1),
             nn.Conv1d(config.cond_channels, config.cond_channels, 1),
         )
+        self.sharpen = Sharpen(spec, config)
+        self.cond_sharp = nn.Conv1d(spec.n_mels, config.cond_channels, 1)
         self.stack = nn.ModuleList(GatedLayer(config, dilation) for dilation in config.dilations)
         self.last = nn.Sequential(
             nn.LeakyReLU(0.1), nn.Conv1d(config.skip_channels, config.skip_channels, 1),
-            nn.LeakyReLU(0.1), nn.Conv1d(config.skip_channels, 4 * bins, 1),
+            nn.LeakyReLU(0.1), nn.Conv1d(config.skip_channels, 4 * bins + config.gains_per_step, 1),
         )
         with torch.no_grad():  # start as noise in the colour of the mel spectrogram
             self.last[-1].weight.mul_(0.1)
             self.last[-1].bias.zero_()
+            self.last[-1].weight[4 * bins :].zero_()
             self.last[-1].bias[bins : 2 * bins] = 0.8
         self.correct = MelCorrection(spec)
         self.register_buffer("step_window", torch.hann_window(config.step_fft), persistent=False)
@@ -92,8 +98,9 @@ class ParallelWaveNet(nn.Module):
         """Mel frames on either side that a sample can depend on."""
         config, hop = self.config, self.spec.hop_length
         steps = sum(config.dilations) * (config.kernel_size // 2)
-        samples = (steps + 1) * config.step_length + config.step_fft + config.corrections * self.spec.n_fft
-        return -(-samples // hop) + config.cond_kernel // 2 + 1
+        samples = (steps + 1) * config.step_length + config.step_fft
+        samples += (config.corrections + config.sharpen_rounds) * self.spec.n_fft
+        return -(-samples // hop) + config.cond_kernel // 2 + 2
 
     @property
     def align_frames(self) -> int:
@@ -116,23 +123,30 @@ class ParallelWaveNet(nn.Module):
         shimmer = torch.view_as_real(shimmer) / (0.375 * config.step_fft) ** 0.5  # (B, F, T, 2)
         n_steps = shimmer.shape[2]
 
-        fine = self._upsample(mel, n_steps)
-        level_db = torch.einsum("fk,bkt->bft", self.colour, 100 * fine - 80)
+        sharp_db = self.sharpen(mel, self._upsample(mel, n_steps))
+        level_db = self.colour @ sharp_db
         magnitude = torch.exp(level_db * (np.log(10) / 20)) * (0.375 * config.step_fft) ** 0.5
 
-        cond = self._upsample(self.cond(2 * mel - 1), n_steps).mT
+        cond = (self._upsample(self.cond(2 * mel - 1), n_steps) + self.cond_sharp(sharp_db / 50 + 0.6)).mT
         x = self.first(torch.cat([shimmer[..., 0], shimmer[..., 1]], dim=1))
         x = (x + self.phase[:, torch.arange(n_steps, device=x.device) % config.phase_period]).mT
         skip = torch.zeros((), device=x.device)
         for layer in self.stack:
             x, to_skip = layer(x, cond)
             skip = skip + to_skip
-        gain, grain, real, imag = self.last(skip.mT * len(self.stack) ** -0.5).chunk(4, dim=1)
+        out = self.last(skip.mT * len(self.stack) ** -0.5)
+        n_bins = self.colour.shape[0]
+        gain, grain, real, imag, late_gain = out.split([n_bins] * 4 + [config.gains_per_step], dim=1)
         scale = magnitude * torch.exp(gain.clamp(-8, 3))
         spectrum = torch.complex(
             scale * (grain * shimmer[..., 0] + real), scale * (grain * shimmer[..., 1] + imag)
         )
         waveform = torch.istft(spectrum, **frames, center=True, length=length)
+        # a window of step_fft samples cannot begin at once: the gain can, to a quarter of a step
+        late_gain = F.interpolate(late_gain.mT.flatten(1)[:, None].clamp(-8, 2), mode="linear",
+                                  scale_factor=config.step_length // config.gains_per_step)[:, 0]
+        before = config.step_length // 2  # a step is centred on its sample
+        waveform = waveform * torch.exp(late_gain[:, before : before + length])
         return self.correct(waveform, mel, config.corrections if corrections is None else corrections)
 
     def _upsample(self, x: Tensor, n_steps: int) -> Tensor:
@@ -142,6 +156,36 @@ class ParallelWaveNet(nn.Module):
         weight = torch.arange(per_frame, device=x.device, dtype=x.dtype) / per_frame
         fine = torch.lerp(x[..., None], following[..., None], weight).flatten(-2)
         return torch.cat([fine, x[..., -1:]], dim=-1)[..., :n_steps]
+
+
+class Sharpen(nn.Module):
+    """Undo what the analysis window smeared in time: mel (B, n_mels, M), the same interpolated (B, n_mels, T) -> dB.
+
+    Richardson-Lucy deconvolution (Richardson 1972) of the energy of each band with the squared window: a few rounds
+    pull an attack together and leave what is steady as it is.
+    """
+
+    def __init__(self, spec: MelSpec, config: ParallelWaveNetConfig):
+        super().__init__()
+        self.rounds, self.stride = config.sharpen_rounds, spec.hop_length // config.step_length
+        reach = spec.win_length // 2 // config.step_length - 1  # the window is zero at its ends
+        at = np.arange(-reach, reach + 1) * config.step_length / spec.win_length
+        window = (0.5 + 0.5 * np.cos(2 * np.pi * at)) ** 2  # of energy: the Hann window, squared
+        window = torch.from_numpy(window / window.sum()).float()
+        self.register_buffer("smear", window[None, None], persistent=False)
+
+    def forward(self, mel: Tensor, fine: Tensor) -> Tensor:
+        batch, bands, n_steps = fine.shape
+        pad = self.smear.shape[2] // 2
+        energy = 10 ** (10 * torch.cat([mel, mel[..., -1:]], dim=2).flatten(0, 1)[:, None] - 8)
+        sharp = 10 ** (10 * fine.flatten(0, 1)[:, None] - 8)
+        back = {"weight": self.smear, "stride": self.stride, "padding": pad}
+        weight = F.conv_transpose1d(torch.ones_like(energy[:1]), **back)
+        for _ in range(self.rounds):
+            smeared = F.conv1d(F.pad(sharp, (pad, pad), mode="replicate"), self.smear, stride=self.stride)
+            ratio = (energy / (smeared + 1e-9)).clamp(0.05, 20)
+            sharp = sharp * F.conv_transpose1d(ratio, **back) / weight
+        return 10 * torch.log10(sharp + 1e-9).view(batch, bands, n_steps)
 
 
 class GatedLayer(nn.Module):

@@ -98,6 +98,22 @@ def test_the_correction_brings_the_mel_closer_with_every_round():
     assert errors[-1] < 0.1 * errors[0]
 
 
+def test_sharpening_takes_the_smear_from_before_an_attack_and_leaves_what_is_steady():
+    n, start = 64 * 256, 32 * 256
+    rng = np.random.default_rng(0)
+    x = 1e-3 * rng.standard_normal(n)
+    x[start:] += rng.standard_normal(n - start) * np.exp(-np.arange(n - start) / 6000)
+    mel = torch.from_numpy(mel_spectrogram(x)[:, :64])[None]
+    model = ParallelWaveNet(TINY)
+    smooth = model._upsample(mel, 4 * 64 + 1)
+    smooth_db, sharp_db = 100 * smooth - 80, model.sharpen(mel, smooth)
+    at, before = start // 64, slice(start // 64 - 6, start // 64 - 2)  # 17 to 9 ms ahead of it
+    assert sharp_db[..., before].mean() < smooth_db[..., before].mean() - 5
+    assert (sharp_db[..., at + 2] > smooth_db[..., at + 2] - 1).float().mean() > 0.8
+    steady = torch.full((1, 80, 32), 0.4)
+    assert (model.sharpen(steady, model._upsample(steady, 129)) + 40).abs().max() < 0.1
+
+
 def test_silence_stays_silent(net: ParallelWaveNet):
     with torch.no_grad():
         waveform = net(torch.zeros(1, 80, 64), _noise(64))
