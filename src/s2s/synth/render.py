@@ -237,8 +237,7 @@ class Camera:
 
 
 def _ramp(rng: Rng, duration_s: float, start_s: float, amount: float) -> np.ndarray:
-    curve = through([Key(start_s, 0.0), Key(start_s + rng.uniform(0.4, 2.5), amount)], duration_s)
-    return curve._samples
+    return through([Key(start_s, 0.0), Key(start_s + rng.uniform(0.4, 2.5), amount)], duration_s).samples
 
 
 @dataclass(frozen=True)

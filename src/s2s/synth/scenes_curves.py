@@ -33,20 +33,20 @@ class Curve:
     """A sampled function of time, float -> float, linear between samples and constant outside."""
 
     def __init__(self, samples: np.ndarray):
-        self._samples = samples
+        self.samples = samples
 
     def __call__(self, time_s: float) -> float:
         position = (time_s + MARGIN_S) * RATE
         index = int(position)
         if index < 0:
-            return float(self._samples[0])
-        if index >= len(self._samples) - 1:
-            return float(self._samples[-1])
+            return float(self.samples[0])
+        if index >= len(self.samples) - 1:
+            return float(self.samples[-1])
         share = position - index
-        return float(self._samples[index] * (1 - share) + self._samples[index + 1] * share)
+        return float(self.samples[index] * (1 - share) + self.samples[index + 1] * share)
 
     def plus(self, other: np.ndarray) -> Curve:
-        return Curve(self._samples + other)
+        return Curve(self.samples + other)
 
 
 def through(keys: Sequence[Key], duration_s: float) -> Curve:
