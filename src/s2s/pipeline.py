@@ -32,6 +32,8 @@ from s2s.vocode import METHODS, vocode
 
 WINDOW_S = 20.0  # of feature frames that RegNet sees at once
 OVERLAP_S = 2.0  # shared by two windows and cross-faded
+TARGET_PEAK = 0.7  # full scale is 1; what a listener expects of a finished sound
+LARGEST_RISE = 10.0  # 20 dB: more would lift the noise under a faint sound into a hiss
 ROOM_TONE_NOTE = "No event was found in the picture; the sound is quiet room tone."
 
 
@@ -121,6 +123,8 @@ class SoundGenerator:
                 should_stop=should_stop,
             )
         rate = self._clip.mel.sample_rate
+        if events or self._bundle.networks.get("timing") is None:
+            waveform = _levelled(waveform)
         waveform = _shift(waveform, round(options.offset_ms * rate / 1000))
         waveform = finish(waveform, round(info.duration_s * rate), rate, gain_db=options.gain_db)
         if self._bundle.networks.get("timing") is None:
@@ -280,6 +284,12 @@ def _windows(n: int, window: int, overlap: int) -> Iterator[tuple[int, int]]:
             return
         yield start, end
         start = end - overlap
+
+
+def _levelled(waveform: np.ndarray) -> np.ndarray:
+    """The loudest moment at `TARGET_PEAK`; one gain for the whole clip, so that soft events stay softer."""
+    peak = float(np.abs(waveform).max(initial=0.0))
+    return waveform * np.float32(min(LARGEST_RISE, TARGET_PEAK / peak)) if peak > 0 else waveform
 
 
 def _shift(waveform: np.ndarray, n: int) -> np.ndarray:
