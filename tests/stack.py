@@ -25,7 +25,9 @@ def shared_stack(config: pytest.Config) -> Stack:
         config.add_cleanup(_running.clear)
         config.add_cleanup(opened.close)
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="s2s-stack-")))
-        _running["stack"] = opened.enter_context(running_stack(settings_for(folder), data_dir=folder / "var"))
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("OMP_NUM_THREADS", "1")  # short clips on a shared machine: more threads only wait
+            _running["stack"] = opened.enter_context(running_stack(settings_for(folder), data_dir=folder / "var"))
     return _running["stack"]
 
 

@@ -71,13 +71,12 @@ class JobWorker:
 
     async def _work(self, job: Job) -> bool:
         """One attempt under a lease. False when the model server could not take it now."""
-        self._ask_to_stop(job, job.attempt - 1)  # a predecessor that vanished may still keep the model server busy
         attempt = asyncio.create_task(self._attempt(job))
         guard = asyncio.create_task(self._guard(job, attempt))
         try:
             return await attempt
         except asyncio.CancelledError:
-            self._ask_to_stop(job, job.attempt)
+            self._ask_to_stop(job)
             if asyncio.current_task().cancelling():  # the gateway stops
                 attempt.cancel()
                 await asyncio.gather(attempt, return_exceptions=True)
@@ -98,7 +97,7 @@ class JobWorker:
             result = await self._models.generate(
                 self._blobs.upload(job.id),
                 output,
-                request_id=_request_id(job, job.attempt),
+                request_id=_request_id(job),
                 seed=job.seed,
                 category=job.category,
                 on_progress=tell,
@@ -153,17 +152,17 @@ class JobWorker:
                         continue
                     state = None
                 if state == State.CANCELING:
-                    self._ask_to_stop(job, job.attempt)
+                    self._ask_to_stop(job)
                     await self._store.canceled(job)
                     return
                 if state is None:
-                    self._ask_to_stop(job, job.attempt)
+                    self._ask_to_stop(job)
                     attempt.cancel()
                     return
 
-    def _ask_to_stop(self, job: Job, attempt: int) -> None:
-        if self._config.cancel_dir and attempt > 0:
-            (self._config.cancel_dir / _request_id(job, attempt)).touch()
+    def _ask_to_stop(self, job: Job) -> None:
+        if self._config.cancel_dir:
+            (self._config.cancel_dir / _request_id(job)).touch()
 
     async def _sweep(self) -> None:
         """Takes over jobs of vanished workers; expires results; removes blobs and flags that belong to nobody."""
@@ -172,6 +171,7 @@ class JobWorker:
             try:
                 for job in await self._store.lost():
                     log.warning("job %s: its worker vanished", job.id)
+                    self._ask_to_stop(job)  # its attempt may still keep the model server busy
                     if job.state == State.CANCELING:
                         await self._store.canceled(job)
                     else:
@@ -196,8 +196,8 @@ class JobWorker:
                     flag.unlink()
 
 
-def _request_id(job: Job, attempt: int) -> str:
-    return f"{job.id}.{attempt}"
+def _request_id(job: Job) -> str:
+    return f"{job.id}.{job.attempt}"
 
 
 def _files(folder: Path | None) -> list[Path]:

@@ -412,9 +412,7 @@ class JobStore:
         async with self._engine.connect() as db:
             return set((await db.execute(select(jobs.c.id).where(jobs.c.id.in_(ids)))).scalars())
 
-    async def _record(
-        self, job: Job, name: str, data: dict | None, was: State = State.RUNNING, **values: Any
-    ) -> bool:
+    async def _record(self, job: Job, name: str, data: dict | None, was: State = State.RUNNING, **values: Any) -> bool:
         async with self._write.begin() as db:
             fence = and_(jobs.c.attempt == job.attempt, jobs.c.state == was)
             seq = await self._change(db, job.id, fence, **values)
