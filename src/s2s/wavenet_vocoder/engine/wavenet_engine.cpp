@@ -77,11 +77,11 @@ static void kernel(const T* w, const typename Kind<T>::Act* x, long ldx, const t
 // ahead better than instructions would (measured: 10-20 % in small nets).
 template <class T, int nv, int np>
 static void kernel1(const T* w, long panel, const typename Kind<T>::Act* x, const typename Kind<T>::Acc* from,
-                    typename Kind<T>::Acc* y, int k) {
+                    typename Kind<T>::Acc* y, long ldy, int k) {
     using D = Kind<T>;
     typename D::V acc[np][nv];
     for (int p = 0; p < np; p++)
-        for (int v = 0; v < nv; v++) acc[p][v] = load(from + (p * nv + v) * W);
+        for (int v = 0; v < nv; v++) acc[p][v] = load(from + p * ldy + v * W);
     int i = 0;
     do {
         const typename D::V xv = D::spread(x + i);
@@ -90,7 +90,7 @@ static void kernel1(const T* w, long panel, const typename Kind<T>::Act* x, cons
         w += nv * W * D::STEP;
     } while ((i += D::STEP) < k);
     for (int p = 0; p < np; p++)
-        for (int v = 0; v < nv; v++) store(y + (p * nv + v) * W, acc[p][v]);
+        for (int v = 0; v < nv; v++) store(y + p * ldy + v * W, acc[p][v]);
 }
 
 template <class T> struct Matrix {
@@ -126,9 +126,9 @@ static void multiply(const Matrix<T>& m, const typename Kind<T>::Act* x, long ld
         constexpr int np = 8 / NV;
         const long panel = long(P) * m.cols;
         for (; row + np * P <= m.rows; row += np * P)
-            kernel1<T, NV, np>(m.data + long(row) * m.cols, panel, x, from + row, y + row, m.cols);
-        for (; row + P <= m.rows; row += P) kernel1<T, NV, 1>(m.data + long(row) * m.cols, 0, x, from + row, y + row, m.cols);
-        for (; row < m.rows; row += W) kernel1<T, 1, 1>(m.data + long(row) * m.cols, 0, x, from + row, y + row, m.cols);
+            kernel1<T, NV, np>(m.data + long(row) * m.cols, panel, x, from + row, y + row, P, m.cols);
+        for (; row + P <= m.rows; row += P) kernel1<T, NV, 1>(m.data + long(row) * m.cols, 0, x, from + row, y + row, P, m.cols);
+        for (; row < m.rows; row += W) kernel1<T, 1, 1>(m.data + long(row) * m.cols, 0, x, from + row, y + row, W, m.cols);
         return;
     }
     constexpr int BLOCK = Kind<T>::BLOCK, STEP = Kind<T>::STEP;
@@ -517,7 +517,7 @@ template <class T> struct Half : Worker {
                         float* to = skip + long(b) * S + i;
                         store(to, load(to) + __builtin_convertvector(load(sums + long(b) * S + i), vf) * load(scale + i));
                     }
-            } else {
+            } else if (!together(active) || l + 1 == s.layers) {  // else `residual` has done it
                 multiply<T>(a.skip, z, net.H, skip, S, skip, S, active);
             }
         }
@@ -548,9 +548,15 @@ template <class T> struct Half : Worker {
         } else {
             for (int b = 0; b < active; b++)
                 for (int i = 0; i < R; i += W) store(to + long(b) * R + i, load(in + long(b) * R + i) * gain + load(bias + i));
-            multiply<T>(a.out, z, net.H, to, R, to, R, active);
+            if (together(active))
+                kernel1<T, NV, 2>(a.out.data, a.skip.data - a.out.data, z, to, to, skip - to, net.H);
+            else
+                multiply<T>(a.out, z, net.H, to, R, to, R, active);
         }
     }
+
+    // One stream and one panel each: out and skip are one product, or four sums would wait for each other.
+    bool together(int active) const { return !quantised && NV == 4 && active == 1 && net.R == P && net.S == P; }
 
     static void relu(float* p, long n) {
         for (long i = 0; i < n; i += W) store(p + i, clamp(load(p + i), 0.0f, 3.4e38f));
