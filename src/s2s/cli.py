@@ -52,7 +52,8 @@ DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 def main() -> None:
     """Entry point of the `s2s` command."""
     logging.basicConfig(level=settings().log_level, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    for chatty in ("matplotlib", "httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         app(standalone_mode=True)
     except S2SError as exc:
