@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import time
 from pathlib import Path
 
 from ts.handler_utils.utils import send_intermediate_predict_response
 
+from model_deployment.folders import remove_leftovers, request_folder
 from model_deployment.stream import CancelFlag, LineStream
 from s2s import wire
 from s2s.config import settings
@@ -31,6 +31,7 @@ class S2SHandler:
 
     def initialize(self, context) -> None:
         """Raises ArtifactError when the bundle cannot be used: the worker then never becomes READY."""
+        remove_leftovers()
         self.settings = settings()
         self.config = context.model_yaml_config["handler"]
         self.generator = self.load_generator(Path(self.config["bundle"]), self.settings.device)
@@ -74,7 +75,7 @@ class S2SHandler:
     def _generate(self, request: wire.Prediction, lines: LineStream) -> str:
         """The last part of the answer, or the whole of it when not streamed. No file of the request is left."""
         cancel = CancelFlag(self.settings.cancel_dir, request.request_id)
-        with tempfile.TemporaryDirectory(prefix="s2s-request-") as folder, cancel:
+        with request_folder() as folder, cancel:
             upload = Path(folder, "upload")
             upload.write_bytes(request.file)
             found = check_container(upload, self.settings.http_limits)

@@ -122,6 +122,7 @@ def test_a_killed_worker_does_not_lose_the_job(stack, gateway, long_clip, tmp_pa
     assert job["state"] == "succeeded", job["problem"]
     assert packets(saved(gateway, job, tmp_path / "out.mp4")) == packets(long_clip)
     assert stack.ready_workers() != [worker]
+    assert not list(stack.run_dir.glob("s2s-request-*")), "not even the killed worker's files are left"
 
 
 def test_a_killed_gateway_does_not_lose_the_job(stack, gateway, long_clip, clip, tmp_path):
