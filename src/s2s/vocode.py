@@ -12,7 +12,8 @@ from s2s.errors import ArtifactError, Canceled
 from s2s.events import OnProgress, Progress, ShouldStop, Stage, ignore_progress, never_stop
 from s2s.mel import griffin_lim
 from s2s.spec import MelSpec
-from s2s.wavenet_vocoder.engine.engine import EngineSampler, WaveNetEngine, library
+from s2s.wavenet_vocoder.engine.engine import library
+from s2s.wavenet_vocoder.engine.segments import generate_clip
 from s2s.wavenet_vocoder.mixture import draw_noise
 from s2s.wavenet_vocoder.parallel import ParallelWaveNet, position_noise
 from s2s.wavenet_vocoder.sampler import Sampler
@@ -44,7 +45,7 @@ def vocode(
     elif isinstance(vocoder, ParallelWaveNet):
         parts = _parallel(mel, vocoder, seed, chunk_frames)
     elif isinstance(vocoder, WaveNet):
-        parts = _autoregressive(mel, vocoder, seed)
+        parts = _autoregressive(mel, vocoder, seed, on_progress, should_stop)
     else:
         raise ArtifactError("The bundle holds no WaveNet vocoder.", hint="Use the vocoder griffinlim.")
     n_samples = spec.n_samples(mel.shape[1])
@@ -76,18 +77,27 @@ def _parallel(mel: np.ndarray, net: ParallelWaveNet, seed: int, chunk_frames: in
         yield made[(start - first) * hop : (end - first) * hop].cpu().numpy()
 
 
-def _autoregressive(mel: np.ndarray, net: WaveNet, seed: int) -> Iterator[np.ndarray]:
-    """Mel frame by mel frame with the state kept: exact, whatever the window."""
-    config = net.config
+def _autoregressive(
+    mel: np.ndarray, net: WaveNet, seed: int, on_progress: OnProgress, should_stop: ShouldStop
+) -> Iterator[np.ndarray]:
+    """By the compiled engine, on all cores; else frame by frame in PyTorch. The state is kept: exact in either."""
+    config, n_samples = net.config, mel.shape[1] * net.config.hop_length
     device = next(net.parameters()).device
-    compiled = device.type == "cpu" and library() is not None
-    sampler = EngineSampler(WaveNetEngine(net)) if compiled else Sampler(net)
-    frames = 16 if compiled else 1
-    for start in range(0, mel.shape[1], frames):
-        part = torch.from_numpy(np.ascontiguousarray(mel[:, start : start + frames]))[None].to(device)
-        n = part.shape[2] * config.hop_length
-        noise = torch.from_numpy(draw_noise(seed, start * config.hop_length, n, config))[None].to(device)
-        yield sampler.generate(part, noise)[0].cpu().numpy()
+    if device.type == "cpu" and library() is not None:
+        yield generate_clip(
+            net,
+            np.ascontiguousarray(mel),
+            seed,
+            threads=torch.get_num_threads(),
+            on_samples=lambda done: on_progress(Progress(Stage.VOCODE, min(done, n_samples), n_samples)),
+            should_stop=should_stop,
+        )
+        return
+    sampler = Sampler(net)
+    for frame in range(mel.shape[1]):
+        part = torch.from_numpy(np.ascontiguousarray(mel[:, frame : frame + 1]))[None].to(device)
+        noise = draw_noise(seed, frame * config.hop_length, config.hop_length, config)
+        yield sampler.generate(part, torch.from_numpy(noise)[None].to(device))[0].cpu().numpy()
 
 
 def _griffin_lim(mel: np.ndarray, spec: MelSpec, seed: int, chunk_frames: int) -> Iterator[np.ndarray]:
