@@ -33,11 +33,8 @@ class S2SHandler:
         """Raises ArtifactError when the bundle cannot be used: the worker then never becomes READY."""
         remove_leftovers()
         self.settings = settings()
-        self.config = context.model_yaml_config["handler"]
-        self.generator = self.load_generator(Path(self.config["bundle"]), self.settings.device)
-
-    def load_generator(self, bundle: Path, device: str) -> SoundGenerator:
-        return SoundGenerator.from_bundle(bundle, device=device)
+        bundle = Path(context.model_yaml_config["handler"]["bundle"])
+        self.generator = SoundGenerator.from_bundle(bundle, device=self.settings.device)
 
     def handle(self, data: list[dict], context) -> list[str]:
         """`data`: one request (batchSize is 1). Every error becomes a problem: its own status before the first streamed
