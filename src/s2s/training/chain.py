@@ -56,9 +56,11 @@ class Recipe(BaseModel):
     name: str
     seed: int = 1
     train_clips: int
+    validation_clips: int = Field(description="of the training factors, other seeds; the timing net is chosen on them")
     test_clips: int
     train_seed: int = 2
     test_seed: int = 3
+    validation_seed: int = 4
     clip_s: float = 6.0
     short_side_px: int = 144
     timing: TimingTraining = TimingTraining()
@@ -76,6 +78,7 @@ RECIPES = {
     "small": Recipe(
         name="s2s-small",
         train_clips=500,
+        validation_clips=100,
         test_clips=120,
         stream_clips=250,
         stream_steps=800,
@@ -91,6 +94,7 @@ RECIPES = {
     "tiny": Recipe(
         name="s2s-tiny",
         train_clips=8,
+        validation_clips=3,
         test_clips=3,
         clip_s=3.0,
         short_side_px=96,
@@ -120,7 +124,7 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
     if recorded is not None and not (recorded / "bank.json").exists():
         banks.fetch(recorded)
     clip = ClipSpec()
-    train, test = (
+    train, _, test = (
         make_dataset(
             run_dir / "data" / split,
             n,
@@ -133,6 +137,7 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
         )
         for split, n, seed in (
             ("train", recipe.train_clips, recipe.train_seed),
+            ("val", recipe.validation_clips, recipe.validation_seed),
             ("test", recipe.test_clips, recipe.test_seed),
         )
     )
@@ -187,16 +192,16 @@ def finish_bundle(
 
 
 def _timing(recipe: Recipe, run_dir: Path) -> TimingNet:
-    """Trained on the training set; the best weights are chosen on the held-out set's motion, never on its pictures."""
-    home = run_dir / "timing"
+    """Trained on the training set; weights and thresholds are chosen on the validation set."""
+    home, data = run_dir / "timing", run_dir / "data"
     if not (home / "done").exists():
-        train_timing(recipe.timing, [run_dir / "data" / "train"], run_dir / "data" / "test", home)
+        train_timing(recipe.timing, [data / "train"], data / "val", home)
         (home / "done").touch()
-    return load_timing(home / "best")
+    return load_timing(home / "timing")
 
 
 def load_timing(stem: Path) -> TimingNet:
-    """`best.json` and `best.safetensors` of a timing run."""
+    """`STEM.json` and `STEM.safetensors` of a timing run."""
     saved = json.loads(stem.with_suffix(".json").read_text())
     net = TimingNet(TimingConfig.model_validate(saved.get("config", saved)))
     net.load_state_dict(load_file(stem.with_suffix(".safetensors")))
@@ -246,7 +251,7 @@ def _vocoder(recipe: Recipe, home: Path, recorded: Path | None, device: str) -> 
 
 
 def load_vocoder(stem: Path) -> ParallelWaveNet:
-    """`best.json` and `best.safetensors` of a vocoder run."""
+    """`STEM.json` and `STEM.safetensors` of a vocoder run."""
     vocoder = ParallelWaveNet(ParallelWaveNetConfig.model_validate_json(stem.with_suffix(".json").read_text()))
     vocoder.load_state_dict(load_file(stem.with_suffix(".safetensors")))
     return vocoder.eval()
