@@ -122,7 +122,11 @@ def watch(
             readers[flow].push(picture.astype(np.float32))
             on_progress(Progress(Stage.FEATURES, index + 1, n_frames))
     features = {stream: _to_length(reader.finish(), n_frames) for stream, reader in readers.items()}
-    probabilities = recogniser.recognise(snippets) if recogniser is not None else _consensus(features)
+    if recogniser is not None:  # it knows pictures better than the RGB stream; the flow stream knows movement
+        moving = _consensus({flow: features[flow]}) if flow is not None else None
+        probabilities = recogniser.recognise(snippets, moving)
+    else:
+        probabilities = _consensus(features)
     on_progress(Progress(Stage.FEATURES, n_frames, n_frames))
     visual = [features[stream] for stream in (rgb, flow) if stream is not None]
     return Seen(

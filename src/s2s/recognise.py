@@ -136,24 +136,29 @@ class Recogniser(nn.Module):
         x = self.blocks(F.relu6(self.stem(pictures)))
         return F.relu6(self.top(x)).mean(dim=(2, 3))
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        """(S, 1280) of one clip -> (K,), sums to 1.
+    def probabilities(self, features: Tensor, moving: Tensor | None = None) -> Tensor:
+        """(S, 1280) of one clip, and log probabilities (K,) by how things move -> (K,), sums to 1.
 
-        What ImageNet names outright counts as it is; the rest of the probability goes to the head's opinion.
+        What ImageNet names outright counts as it is; the rest of the probability goes to the opinion of the head and,
+        as independent evidence, of the movement.
         """
         named = self.imagenet(features).softmax(dim=1).mean(dim=0)
         prior = torch.stack([named[list(self.config.prior.get(kind, ()))].sum() for kind in self.config.class_names])
-        return prior + (1 - prior.sum()) * self.head(features).mean(dim=0).softmax(dim=0)
+        opinion = self.head(features).mean(dim=0).log_softmax(dim=0)
+        if moving is not None:
+            opinion = opinion + moving.to(opinion.device)
+        return prior + (1 - prior.sum()) * opinion.softmax(dim=0)
 
     @torch.inference_mode()
-    def recognise(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 (H, W, 3) RGB each -> float32 (K,) probabilities."""
+    def recognise(self, pictures: Sequence[np.ndarray], moving: np.ndarray | None = None) -> np.ndarray:
+        """uint8 (H, W, 3) RGB each, and probabilities float32 (K,) by movement alone -> float32 (K,) probabilities."""
         device = self.head.weight.device
         features = [
             self.features(prepare(pictures[start : start + BATCH], self.config).to(device))
             for start in range(0, len(pictures), BATCH)
         ]
-        return self.probabilities(torch.cat(features)).float().cpu().numpy()
+        log_moving = None if moving is None else torch.from_numpy(moving).clamp_min(1e-6).log()
+        return self.probabilities(torch.cat(features), log_moving).float().cpu().numpy()
 
 
 def prepare(pictures: Sequence[np.ndarray], config: RecogniserConfig) -> Tensor:
