@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import percentile_filter
+from scipy.ndimage import maximum_filter1d, percentile_filter
 
 from s2s.motion import MotionFeatures
 from s2s.spec import TIMING_RATE
@@ -14,6 +14,8 @@ from s2s.timing.net import TimingNet, select_cells
 
 WINDOW_TICKS = 12 * TIMING_RATE  # a clip up to this long is looked at in one piece
 OVERLAP_TICKS = 2 * TIMING_RATE  # neighbouring windows are cross-faded over this
+STILL_SPEED = 0.015  # short sides a second; codec noise of a still clip reaches .006, the slowest true events .028
+NEAR_TICKS = TIMING_RATE // 5
 LEVEL_TICKS = 10 * TIMING_RATE + 1  # the relative threshold follows the clip over this
 
 
@@ -62,12 +64,18 @@ def detect_events(
 
 
 def find_events(motion: MotionFeatures, net: TimingNet, device: str = "cpu") -> list[Detection]:
-    """Events of a clip, read with the thresholds that the net's config carries."""
+    """Events of a clip, read with the thresholds that the net's config carries.
+
+    The net sees motion after the clip's own gain, which makes a storm of a still picture's codec noise: where nothing
+    truly moves there is no event.
+    """
     probability, strength = event_curves(motion, net, device)
     config = net.config
-    return detect_events(
+    found = detect_events(
         probability, strength, threshold_share=config.threshold_share, floor=config.floor, gap_s=config.gap_s
     )
+    nearby = maximum_filter1d(motion.activity, 2 * NEAR_TICKS + 1)
+    return [event for event in found if nearby[min(round(event.time_s * TIMING_RATE), len(nearby) - 1)] >= STILL_SPEED]
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -121,3 +122,11 @@ def test_events_carry_confidence_and_strength_within_bounds():
 
 def test_the_net_stays_small():
     assert sum(p.numel() for p in TimingNet(TimingConfig()).parameters()) < 50_000
+
+
+def test_codec_noise_of_a_still_picture_is_no_event():
+    torch.manual_seed(1)
+    net = TimingNet(TimingConfig(floor=0.0))
+    motion = motion_of(np.random.default_rng(0).normal(0, 3, (300, 48, len(CELL_CHANNELS))))
+    assert find_events(motion, net)
+    assert not find_events(replace(motion, activity=np.full(300, 0.006)), net)
