@@ -22,7 +22,7 @@ def bumps(times_s, heights, n: int = 300, base: float = 0.02) -> np.ndarray:
 def motion_of(cells: np.ndarray, scene: np.ndarray | None = None) -> MotionFeatures:
     n = len(cells)
     scene = np.zeros((n, len(GLOBAL_CHANNELS)), np.float32) if scene is None else scene
-    return MotionFeatures(n / 50, cells.astype(np.float32), scene, np.zeros(n, np.float32))
+    return MotionFeatures(n / 50, cells.astype(np.float32), scene, np.ones(n, np.float32))
 
 
 def test_peaks_are_placed_between_ticks():
