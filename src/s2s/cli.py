@@ -305,6 +305,27 @@ def bundle_verify(
     out.print("All files are whole.")
 
 
+@bundle_app.command("measure")
+def bundle_measure(
+    path: Annotated[Path | None, typer.Argument(help="Bundle folder. Default: the one that ships.")] = None,
+    clips: Annotated[int, typer.Option(min=2, help="How many held-out clips to render and measure on.")] = 40,
+    folder: Annotated[Path, typer.Option(help="Where the rendered clips are kept.")] = Path("var/measure"),
+) -> None:
+    """How well a bundle places sound on rendered clips it was not trained on, beside baselines."""
+    from s2s.evaluation.files import score_bundle
+    from s2s.pipeline import SoundGenerator
+    from s2s.synth.dataset import make_dataset
+
+    with Progress(*Progress.get_default_columns(), console=err, transient=True, disable=not err.is_terminal) as bar:
+        tasks = [bar.add_task(what, total=clips) for what in ("Rendering clips", "Making their sound")]
+        records = make_dataset(
+            folder, clips, 3, "test", None, on_clip=lambda done, _: bar.update(tasks[0], completed=done)
+        )
+        generator = SoundGenerator.from_bundle(path or settings().bundle)
+        scores = score_bundle(generator, records, on_clip=lambda done, _: bar.update(tasks[1], completed=done))
+    print(json.dumps(scores, indent=2))
+
+
 @bundle_app.command("import")
 def bundle_import(
     out_folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new bundle.")],
