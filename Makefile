@@ -50,7 +50,7 @@ bench: $(READY) ## seconds by stage, memory, and the WaveNet engine beside plain
 train: $(READY) ## make the shipped bundle from nothing (hours on 2 cores; resumes where it stopped)
 	$(BIN)/s2s train --recipe small --run-dir runs/small
 
-train-tiny: $(READY) ## the same chain in two minutes
+train-tiny: $(READY) ## the same chain in a minute or two
 	$(BIN)/s2s train --recipe tiny --run-dir runs/tiny
 
 clean: ## remove what the software made (not the virtual environment)
