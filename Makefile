@@ -35,7 +35,9 @@ serve: $(READY) ## the whole stack on http://127.0.0.1:9000 until Ctrl-C
 test: $(READY) ## every test but the soak runs (under 25 minutes on 2 cores)
 	$(BIN)/python tests/setup_system.py
 	$(BIN)/ruff check src tests setup.py
-	$(BIN)/python -m pytest -m "not soak" $(TEST_ARGS)
+	@# Two runs: the browser driver keeps an event loop of its own, which tests of the gateway cannot share.
+	$(BIN)/python -m pytest -m "not soak" tests/unit tests/golden $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not soak" tests/e2e tests/component tests/browser $(TEST_ARGS)
 
 test-soak: $(READY) ## long chaos and fuzz runs, by hand and nightly
 	$(BIN)/python tests/setup_system.py

@@ -123,7 +123,7 @@ def test_the_command_trains_for_the_asked_time_and_goes_on_later(tmp_path, monke
     assert 0 < first < 10_000
     assert json.loads((run / "best.json").read_text())["kind"] == "parallel"
     main()
-    assert load_checkpoint(run / "checkpoint.pt")["step"] == first + 1
+    assert first < load_checkpoint(run / "checkpoint.pt")["step"] < 10_000
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints
