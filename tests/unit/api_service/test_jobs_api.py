@@ -275,8 +275,13 @@ async def test_jobs_wait_while_the_model_server_is_away(gateway, model_server, c
 
     model_server.plays = [away] * 3
     job = await send(gateway, clip)
-    await asyncio.sleep(0.3)
-    assert (await gateway.get("/readyz")).json() == {"status": "ok", "model_server": "unavailable"}
+    told = {}
+    for _ in range(500):
+        told = (await gateway.get("/readyz")).json()
+        if told["model_server"] == "unavailable":
+            break
+        await asyncio.sleep(0.01)
+    assert told == {"status": "ok", "model_server": "unavailable"}
     assert (await finished(gateway, job, within_s=20))["state"] == "succeeded"
 
 
