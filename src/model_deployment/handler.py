@@ -89,7 +89,7 @@ class S2SHandler:
                 limits=self.settings.http_limits,
                 on_progress=on_progress,
                 should_stop=cancel.is_set,
-                options=Options(seed=request.seed, category=request.category, reencode=reencode),
+                options=Options(**dict(request.wishes), reencode=reencode),
             )
             video = output.read_bytes()
         if not request.stream:

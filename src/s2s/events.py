@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,22 @@ class SoundEvent:
     def to_dict(self) -> dict:
         data = asdict(self)
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in data.items()}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something is to be heard, where a person says so. Raises ValueError."""
+
+    time_s: float  # from the start of the video
+    strength: float = 0.8  # 0 .. 1, relative loudness within the clip
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # read where it is part of a request
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time_s < float("inf"):
+            raise ValueError("time_s is in seconds from the start of the video")
+        if not 0 < self.strength <= 1:
+            raise ValueError("strength is above 0 and at most 1")
 
 
 class Stage(StrEnum):

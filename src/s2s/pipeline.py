@@ -22,7 +22,7 @@ from s2s.bundle import Bundle, load_bundle
 from s2s.conditioning import choose_take, condition
 from s2s.config import Limits
 from s2s.errors import Canceled, InputError
-from s2s.events import OnProgress, Progress, ShouldStop, SoundEvent, Stage, ignore_progress, never_stop
+from s2s.events import Moment, OnProgress, Progress, ShouldStop, SoundEvent, Stage, ignore_progress, never_stop
 from s2s.features import Seen, watch
 from s2s.media.audio import finish, mix, read_audio
 from s2s.media.mux import add_sound, check_output
@@ -43,6 +43,7 @@ class Options:
 
     seed: int = 0  # same clip, seed, bundle, engine and instruction set: the same samples
     category: str | None = None  # one of the bundle's kinds; None: recognised from the picture
+    events: tuple[Moment, ...] | None = None  # the moments to be heard; None: those found in the picture
     vocoder: str | None = None  # "wavenet" or "griffinlim"; None: the bundle's default
     offset_ms: float = 0.0  # later (+) or earlier (-)
     gain_db: float = 0.0
@@ -110,7 +111,7 @@ class SoundGenerator:
             seen = watch(info, self._bundle, limits=limits, on_progress=on_progress, should_stop=should_stop)
         with clock.stage(Stage.EVENTS):
             kinds, category, confidence = self._recognise(seen, options.category)
-            events = self._find_events(seen, category)
+            events = self._find_events(seen, category) if options.events is None else _asked(options.events, category)
         with clock.stage(Stage.MEL):
             mel = self._predict_mel(seen, events, kinds, category, options.seed, should_stop)
         with clock.stage(Stage.VOCODE):
@@ -123,11 +124,12 @@ class SoundGenerator:
                 should_stop=should_stop,
             )
         rate = self._clip.mel.sample_rate
-        if events or self._bundle.networks.get("timing") is None:
+        placed = options.events is not None or self._bundle.networks.get("timing") is not None
+        if events or not placed:
             waveform = _levelled(waveform)
         waveform = _shift(waveform, round(options.offset_ms * rate / 1000))
         waveform = finish(waveform, round(info.duration_s * rate), rate, gain_db=options.gain_db)
-        if self._bundle.networks.get("timing") is None:
+        if not placed:
             events = _heard_events(waveform, category)
         else:
             events = [replace(event, time_s=event.time_s + options.offset_ms / 1000) for event in events]
@@ -155,7 +157,6 @@ class SoundGenerator:
         should_stop: ShouldStop = never_stop,
     ) -> GeneratedSound:
         """`generate`, then the video with its new sound at `output`, written whole or not at all."""
-        self._check(options)
         clock = _Clock(on_progress, should_stop)
         with clock.stage(Stage.PROBE):
             info = probe(video, limits, should_stop)
@@ -184,6 +185,12 @@ class SoundGenerator:
                 f"There is no vocoder called {options.vocoder!r}.",
                 code="bad_request",
                 hint=f"Choose one of: {', '.join(METHODS)}.",
+            )
+        if options.events is not None and not self._bundle.networks["regnet"].config.condition_dim:
+            raise InputError(
+                "This bundle hears its moments in the picture and cannot be told them.",
+                code="bad_request",
+                hint="Leave out events, or use a bundle whose RegNet is conditioned on them.",
             )
 
     def _recognise(self, seen: Seen, chosen: str | None) -> tuple[np.ndarray, str | None, float]:
@@ -272,6 +279,12 @@ class _Clock:
         self.seconds[str(stage)] = time.perf_counter() - start
         if stage is not Stage.FRAMES:  # that pass ends with its own count of FEATURES
             self._on_progress(Progress(stage, 1, 1))
+
+
+def _asked(moments: tuple[Moment, ...], category: str | None) -> list[SoundEvent]:
+    """A person's own moments in order of time; they are sure of them."""
+    ordered = sorted(moments, key=lambda moment: moment.time_s)
+    return [SoundEvent(moment.time_s, category or "sound", moment.strength, 1.0) for moment in ordered]
 
 
 def _windows(n: int, window: int, overlap: int) -> Iterator[tuple[int, int]]:

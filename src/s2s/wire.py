@@ -1,8 +1,8 @@
 """JSON between gateway and model server, and the one table from error codes to HTTP status numbers.
 
-Request   {"file": "<base64>", "seed"?: int, "category"?: str, "stream"?: bool}, or the same inside a list of one, or
-          the video's own bytes with the options in x-s2s-* headers (what the gateway sends: no third more bytes).
-          Accept: application/x-ndjson asks for the streamed answer too.
+Request   {"file": "<base64>", ...Wishes, "stream"?: bool}, or the same inside a list of one, or the video's own bytes
+          with the wishes in x-s2s-* headers (what the gateway sends: no third more bytes; a list of events is too long
+          for a header). Accept: application/x-ndjson asks for the streamed answer too.
 Answer    {"status": "success", "video": "<base64>", ...GenerationReport}
 Streamed  NDJSON lines: {"event": "progress", ...Progress} *, {"event": "chunk", "index": i, "data": "<base64>"} *,
           then exactly one of {"event": "done", "video_bytes": n, "video_sha256": hex, "container": "mp4" | "webm",
@@ -20,18 +20,21 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from s2s.config import Limits
 from s2s.errors import InputError, S2SError, UpstreamError
-from s2s.events import Progress
+from s2s.events import Moment, Progress
 
 CHUNK_BYTES = 750_000  # of video in one NDJSON line, 1 MB as base64; a part above max_response_size kills the worker
 NDJSON = "application/x-ndjson"
-SEED_HEADER, CATEGORY_HEADER, REQUEST_ID_HEADER = "x-s2s-seed", "x-s2s-category", "x-s2s-request-id"
+REQUEST_ID_HEADER = "x-s2s-request-id"
+Model = TypeVar("Model", bound=BaseModel)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # becomes a file name
 
 STATUS_OF_CODE: dict[str, int] = {
@@ -41,7 +44,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "unknown_category": 422, "not_found": 404, "method_not_allowed": 405, "not_ready": 409, "canceled": 409,
     "gone": 410, "unsupported_media_type": 415, "bad_artifact": 500, "processing_failed": 500, "internal": 500,
     "worker_lost": 502, "upstream_failed": 502, "upstream_busy": 503, "upstream_unavailable": 503, "queue_full": 503,
-    "upstream_timeout": 504,
+    "upstream_timeout": 504, "bad_range": 416,
 }
 
 
@@ -70,12 +73,21 @@ class Problem(BaseModel):
         )
 
 
-class PredictionRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class Wishes(BaseModel):
+    """How a person wants the sound: the options that page, gateway and model server share."""
 
-    file: str = Field(description="the video, base64")
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     seed: int = Field(0, ge=0, lt=2**63, description="another seed is another take")
     category: str | None = Field(None, max_length=100, description="kind of sound; null: recognised from the picture")
+    events: tuple[Moment, ...] | None = Field(
+        None, max_length=2000, description="the moments to be heard, instead of those found in the picture")
+    offset_ms: float = Field(0, ge=-1000, le=1000, description="all of the sound later (+) or earlier (-)")
+    gain_db: float = Field(0, ge=-40, le=20, description="louder (+) or softer (-)")
+
+
+class PredictionRequest(Wishes):
+    file: str = Field(description="the video, base64")
     stream: bool = Field(False, description="answer with NDJSON progress lines")
 
 
@@ -84,17 +96,33 @@ class Prediction:
     """One parsed request to the model server."""
 
     file: bytes
-    seed: int = 0
-    category: str | None = None
+    wishes: Wishes
     stream: bool = False
     request_id: str | None = None
 
 
-def request_headers(request_id: str, seed: int, category: str | None) -> dict[str, str]:
-    """Headers of a request whose body is the video itself and whose answer is to be streamed."""
-    headers = {"content-type": "application/octet-stream", "accept": NDJSON, REQUEST_ID_HEADER: request_id,
-               SEED_HEADER: str(seed)}
-    return headers if category is None else headers | {CATEGORY_HEADER: quote(category)}
+_IN_HEADERS = {name: f"x-s2s-{name.replace('_', '-')}" for name in Wishes.model_fields if name != "events"}
+
+
+def request_parts(video: Path, wishes: Wishes, request_id: str) -> tuple[dict[str, str], Iterator[bytes]]:
+    """Headers and body of a request whose answer is to be streamed; the body is read as it is sent."""
+    headers = {REQUEST_ID_HEADER: request_id, "accept": NDJSON}
+    size = video.stat().st_size
+    if wishes.events is None:
+        told = wishes.model_dump(exclude_defaults=True)
+        headers |= {_IN_HEADERS[name]: quote(str(value)) for name, value in told.items()}
+        return headers | {"content-type": "application/octet-stream", "content-length": str(size)}, _read(video)
+    start, end = wishes.model_dump_json(exclude_defaults=True)[:-1].encode() + b',"file":"', b'"}'
+    length = len(start) + 4 * -(-size // 3) + len(end)
+    body = chain([start], map(base64.b64encode, _read(video)), [end])
+    return headers | {"content-type": "application/json", "content-length": str(length)}, body
+
+
+def _read(video: Path, block: int = 3 << 17) -> Iterator[bytes]:
+    """Blocks whose length is a multiple of three, so that their base64 joins without padding between."""
+    with video.open("rb") as file:
+        while data := file.read(block):
+            yield data
 
 
 def parse_prediction(body: Any, headers: Mapping[str, str], limits: Limits) -> Prediction:
@@ -111,10 +139,8 @@ def parse_prediction(body: Any, headers: Mapping[str, str], limits: Limits) -> P
             raise InputError("The body is empty.", code="bad_request", hint='Send {"file": "<base64 video>"}.')
         if len(body) > limits.max_bytes:
             raise too_large(limits)
-        category = headers.get(CATEGORY_HEADER)
-        request = validated({"file": "", "seed": headers.get(SEED_HEADER, 0),
-                              "category": None if category is None else unquote(category)})
-        return Prediction(bytes(body), request.seed, request.category, stream, request_id)
+        told = {name: unquote(headers[header]) for name, header in _IN_HEADERS.items() if header in headers}
+        return Prediction(bytes(body), validated(Wishes, told), stream, request_id)
     if isinstance(body, str | bytes | bytearray):
         try:
             body = json.loads(body)
@@ -122,7 +148,7 @@ def parse_prediction(body: Any, headers: Mapping[str, str], limits: Limits) -> P
             raise InputError("The body is not valid JSON.", code="bad_request",
                              hint='Send {"file": "<base64 video>"}, or the video itself as video/mp4.') from exc
     request, file = parse_request(body, limits)
-    return Prediction(file, request.seed, request.category, stream or request.stream, request_id)
+    return Prediction(file, wishes_of(request), stream or request.stream, request_id)
 
 
 def _looks_like_json(body: bytes | bytearray, content_type: str) -> bool:
@@ -141,18 +167,23 @@ def parse_request(body: Any, limits: Limits) -> tuple[PredictionRequest, bytes]:
         body = body[0]
     if not isinstance(body, dict):
         raise InputError("The body is not a JSON object.", code="bad_request", hint='Send {"file": "<base64 video>"}.')
-    request = validated(body)
+    request = validated(PredictionRequest, body)
     return request, decode_file(request.file, limits)
 
 
-def validated(body: dict) -> PredictionRequest:
+def wishes_of(request: PredictionRequest) -> Wishes:
+    return Wishes(**{name: getattr(request, name) for name in Wishes.model_fields})
+
+
+def validated(model: type[Model], body: dict) -> Model:
+    """Raises InputError (bad_request) that names the field."""
     try:
-        return PredictionRequest.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
         raise InputError(f"Field {where}: {first['msg']}.", code="bad_request",
-                         hint="Fields are file (base64), seed, category and stream.") from exc
+                         hint=f"Fields are {', '.join(model.model_fields)}.") from exc
 
 
 def decode_file(text: str, limits: Limits) -> bytes:

@@ -143,8 +143,8 @@ def test_a_busy_worker_says_so_at_once(model_server, stack, long_clip, clip):
 
 def test_a_request_can_be_stopped_by_a_flag(model_server, stack, long_clip):
     flag = stack.settings.cancel_dir / "stop-me.1"
-    with model_server.stream("POST", PREDICT, content=long_clip.read_bytes(),
-                             headers=wire.request_headers("stop-me.1", 0, None)) as answer:
+    headers, body = wire.request_parts(long_clip, wire.Wishes(), "stop-me.1")
+    with model_server.stream("POST", PREDICT, content=body, headers=headers) as answer:
         lines = answer.iter_lines()
         assert wire.parse_line(next(lines)).event == "progress"
         flag.touch()

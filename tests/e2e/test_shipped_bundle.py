@@ -14,6 +14,7 @@ from s2s.config import REPO_ROOT, settings
 from s2s.demo import DEMO_CLIP
 from s2s.evaluation.alignment import detect_onsets, onset_f1, score_alignment
 from s2s.evaluation.files import score_files
+from s2s.events import Moment
 from s2s.media.audio import read_audio
 from s2s.picture import draw_result
 from s2s.pipeline import ROOM_TONE_NOTE, Options, SoundGenerator
@@ -63,6 +64,17 @@ def test_what_the_report_says_is_what_is_heard(generator):
     assert len(told) > 2
     assert onset_f1(told, detect_onsets(sound.waveform), 0.05) > 0.6
     assert sound.category in read_manifest(BUNDLE).categories
+
+
+def test_moments_that_a_person_marks_are_the_ones_that_are_heard(generator):
+    video, _ = sample("drum")
+    marked = (Moment(4.25, 0.5), Moment(1.0), Moment(2.13))
+    sound = generator.generate(video, limits=LIMITS, options=Options(events=marked))
+    times = [1.0, 2.13, 4.25]
+    assert [event.time_s for event in sound.events] == times
+    assert onset_f1(np.array(times), detect_onsets(sound.waveform), 0.05) == 1.0
+    nothing = generator.generate(video, limits=LIMITS, options=Options(events=()))
+    assert (nothing.events, nothing.notes) == ([], [ROOM_TONE_NOTE])
 
 
 def test_a_still_picture_gets_quiet_room_tone_and_no_invented_hits(generator, tmp_path):

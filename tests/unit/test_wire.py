@@ -8,7 +8,7 @@ import pytest
 from s2s import wire
 from s2s.config import Limits
 from s2s.errors import Canceled, InputError, ProcessingError, S2SError, UpstreamError
-from s2s.events import Progress, Stage
+from s2s.events import Moment, Progress, Stage
 
 LIMITS = Limits(max_bytes=1000, max_duration_s=10)
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(range(200))
@@ -21,12 +21,11 @@ BODY = {"file": base64.b64encode(VIDEO).decode(), "seed": 4, "category": "drum"}
     (json.dumps(BODY), {"content-type": "text/plain"}),
     (bytearray(json.dumps([BODY]).encode()), {"content-type": "application/json; charset=utf-8"}),
     (b"  " + json.dumps(BODY).encode(), {}),
-    (VIDEO, wire.request_headers("job.1", 4, "drum")),
     (bytearray(VIDEO), {"Content-Type": "video/mp4", "X-S2S-Seed": "4", "X-S2S-Category": "drum"}),
 ])
 def test_every_form_means_the_same(body, headers):
     request = wire.parse_prediction(body, headers, LIMITS)
-    assert (request.file, request.seed, request.category) == (VIDEO, 4, "drum")
+    assert (request.file, request.wishes) == (VIDEO, wire.Wishes(seed=4, category="drum"))
 
 
 def test_a_stream_can_be_asked_for_in_two_ways():
@@ -35,16 +34,36 @@ def test_a_stream_can_be_asked_for_in_two_ways():
     assert not wire.parse_prediction(BODY, {"Accept": "*/*"}, LIMITS).stream
 
 
-def test_a_category_survives_the_header():
-    headers = wire.request_headers("job.1", 0, "große Trommel %")
+WISHES = [
+    wire.Wishes(),
+    wire.Wishes(seed=2**63 - 1, category="große Trommel %", offset_ms=-12.5, gain_db=3),
+    wire.Wishes(events=(Moment(0.25), Moment(1.5, 0.3)), seed=4, category="große Trommel %"),
+    wire.Wishes(events=()),
+]
+
+
+@pytest.mark.parametrize("wishes", WISHES)
+@pytest.mark.parametrize("extra", range(3))
+def test_what_the_gateway_sends_is_what_the_model_server_reads(wishes, extra, tmp_path):
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(VIDEO + bytes(extra))
+    headers, parts = wire.request_parts(video, wishes, "job.1")
+    body = b"".join(parts)
     assert all(value.isascii() for value in headers.values())
-    assert wire.parse_prediction(VIDEO, headers, LIMITS).category == "große Trommel %"
+    assert int(headers["content-length"]) == len(body)
+    request = wire.parse_prediction(body, headers, LIMITS)
+    assert request == wire.Prediction(video.read_bytes(), wishes, stream=True, request_id="job.1")
 
 
 @pytest.mark.parametrize(("body", "headers", "code"), [
     (b"", {}, "bad_request"), (b"{", {}, "bad_request"), (b"[" * 100_000, {}, "bad_request"), (5, {}, "bad_request"),
     ([BODY, BODY], {}, "bad_request"), ({}, {}, "bad_request"), (BODY | {"extra": 1}, {}, "bad_request"),
     (BODY | {"seed": -1}, {}, "bad_request"), (BODY | {"seed": 2**63}, {}, "bad_request"),
+    (BODY | {"events": [{"time_s": -1}]}, {}, "bad_request"), (BODY | {"events": [{"at": 1}]}, {}, "bad_request"),
+    (BODY | {"events": [{"time_s": 1, "strength": 0}]}, {}, "bad_request"),
+    (BODY | {"events": [{"time_s": 1, "loud": 1}]}, {}, "bad_request"),
+    (BODY | {"events": [{"time_s": 1e999}]}, {}, "bad_request"), (BODY | {"gain_db": 100}, {}, "bad_request"),
+    (BODY | {"events": [{"time_s": 1}] * 2001}, {}, "bad_request"), (VIDEO, {"x-s2s-gain-db": "nan"}, "bad_request"),
     (BODY | {"file": "AAA"}, {}, "bad_base64"), (BODY | {"file": "AA AA"}, {}, "bad_base64"),
     (BODY | {"file": "A" * 2000}, {}, "too_large"), (b"\0" * 1001, {}, "too_large"),
     (VIDEO, {"x-s2s-seed": "one"}, "bad_request"), (VIDEO, {"x-s2s-request-id": "../x"}, "bad_request"),

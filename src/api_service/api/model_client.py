@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,14 +72,13 @@ class ModelClient:
         output: Path,
         *,
         request_id: str,
-        seed: int,
-        category: str | None,
+        wishes: wire.Wishes,
         on_progress: Callable[[Progress], Awaitable[None]],
     ) -> Generated:
         """Sends `video`, writes the result to `output`. Raises what the module's docstring lists."""
-        headers = wire.request_headers(request_id, seed, category) | {"content-length": str(video.stat().st_size)}
+        headers, body = wire.request_parts(video, wishes, request_id)
         try:
-            async with self._http.stream("POST", self._path, content=_chunks(video), headers=headers) as answer:
+            async with self._http.stream("POST", self._path, content=_sent(body), headers=headers) as answer:
                 if answer.status_code != 200:
                     raise _refusal(answer.status_code, await _head(answer))
                 return await self._receive(answer, output, on_progress)
@@ -120,10 +119,9 @@ class ModelClient:
         raise _worker_lost()
 
 
-async def _chunks(video: Path) -> AsyncIterator[bytes]:
-    with video.open("rb") as file:
-        while data := file.read(1 << 18):
-            yield data
+async def _sent(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
 
 
 async def _head(answer: httpx.Response, limit: int = 65_536) -> bytes:

@@ -68,7 +68,7 @@ class ModelServer:
             video = self.sound_of(body)
             for line in wire.chunk_lines(video):
                 yield line.encode()
-            report = REPORT | {"seed": int(request.headers["x-s2s-seed"])}
+            report = REPORT | {"seed": int(request.headers.get("x-s2s-seed", 0))}
             yield wire.done_line(report, video, "mp4").encode()
 
         return streamed(lines())
