@@ -1,7 +1,7 @@
 """The tools of the deployment tests, installed once into a cache outside of the checkout (S2S_DEPLOY_CACHE).
 
-Each set is a virtual environment of its own, because checkov, ansible and kubernetes-validate want different versions of the
-same packages; node packages lie beside them. A set is made again when its list of versions changes.
+Each set is a virtual environment of its own, because checkov, ansible and kubernetes-validate want different versions
+of the same packages; node packages lie beside them. A set is made again when its list of versions changes.
 """
 
 from __future__ import annotations
