@@ -1,40 +1,86 @@
-"""Uploads and results on disk: one random directory for each job. First the blob is written, then the row."""
+"""Files of jobs by job id and name: `in`, `out-<attempt>`, and what is derived from a result.
+
+A file is written in a `scratch` directory and then `put`: under its name it is there whole or not at all. First the
+blob is put, then the row is written.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+UPLOAD = "in"
+
+
+def result_name(attempt: int) -> str:
+    """The attempt is part of the name, so that a worker which lost its lease cannot touch the winner's file."""
+    return f"out-{attempt}"
 
 
 class Blobs:
-    """Paths below `root/<job id>/`. Whoever writes, writes `*.part` and renames."""
+    """Local files, below `root/<job id>/`; the scratch directories lie on the same disk, so that `put` is a rename."""
 
-    def __init__(self, root: Path):
-        self.root = root
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(self, root: Path, scratch: Path):
+        self.root, self._scratch = root, scratch
+        for folder in (root, scratch):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def create(self, job_id: str) -> Path:
-        """A fresh private directory, and the path where the upload goes."""
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A fresh private directory with a random name, gone afterwards."""
+        with tempfile.TemporaryDirectory(dir=self._scratch, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+    async def put(self, job_id: str, name: str, source: Path) -> None:
+        """Takes `source` over."""
         folder = self.root / job_id
-        folder.mkdir(mode=0o700)
-        return folder / "in"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.replace(source, folder / name)
 
-    def upload(self, job_id: str) -> Path:
-        return self.root / job_id / "in"
+    async def get(self, job_id: str, name: str) -> Path:
+        """A local file to read from, never to change. Raises FileNotFoundError."""
+        path = self.root / job_id / name
+        path.stat()
+        return path
 
-    def result(self, job_id: str, attempt: int) -> Path:
-        """The attempt is part of the name, so that a worker which lost its lease cannot touch the winner's file."""
-        return self.root / job_id / f"out-{attempt}"
+    async def copy(self, job_id: str, name: str, to_job: str) -> None:
+        """The same bytes for another job. Raises FileNotFoundError."""
+        source, folder = await self.get(job_id, name), self.root / to_job
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.link(source, folder / name)  # nobody changes a blob
 
-    def delete(self, job_id: str) -> None:
-        shutil.rmtree(self.root / job_id, ignore_errors=True)
+    async def discard(self, job_id: str, name: str) -> None:
+        (self.root / job_id / name).unlink(missing_ok=True)
 
-    def ids(self) -> set[str]:
-        return {folder.name for folder in self.root.iterdir()}
+    async def delete(self, job_id: str) -> None:
+        """Everything of a job."""
+        await asyncio.to_thread(shutil.rmtree, self.root / job_id, ignore_errors=True)
 
-    def age_s(self, job_id: str, now_s: float) -> float:
-        """Seconds since the directory was last changed; 0 when it is gone."""
-        try:
-            return now_s - (self.root / job_id).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+    async def ages_s(self) -> dict[str, dict[str, float]]:
+        """Job id -> name -> seconds since it was put."""
+        return await asyncio.to_thread(self._ages_s)
+
+    def _ages_s(self) -> dict[str, dict[str, float]]:
+        now_s, found = time.time(), {}
+        for folder in self.root.iterdir():
+            names = found[folder.name] = {}
+            with suppress(FileNotFoundError, NotADirectoryError):
+                for file in os.scandir(folder):
+                    with suppress(FileNotFoundError):
+                        names[file.name] = now_s - file.stat().st_mtime
+                if not names:  # an empty directory is of the age of its last change
+                    names[""] = now_s - folder.stat().st_mtime
+        return found
+
+    async def sweep_scratch(self, older_than_s: float) -> None:
+        """Removes what processes that were killed have left."""
+        for folder in list(self._scratch.iterdir()):
+            with suppress(FileNotFoundError):
+                if time.time() - folder.stat().st_mtime > older_than_s:
+                    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -11,13 +11,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from api_service.api.blobs import Blobs
+from api_service.api.blobs import UPLOAD, Blobs, result_name
 from api_service.api.model_client import ModelClient
 from api_service.api.store import Job, JobStore, State
 from s2s.config import Settings
 from s2s.errors import Canceled, InputError, ProcessingError, S2SError, UpstreamBusy, UpstreamError, UpstreamUnavailable
 from s2s.events import Progress
-from s2s.wire import Problem
+from s2s.wire import Problem, Wishes
 
 log = logging.getLogger(__name__)
 
@@ -92,17 +92,18 @@ class JobWorker:
             await self._store.progress(job, progress)
 
         log.info("job %s: attempt %d", job.id, job.attempt)
-        started_s, output, kept = time.monotonic(), self._blobs.result(job.id, job.attempt), False
+        started_s, name, kept = time.monotonic(), result_name(job.attempt), False
         try:
-            result = await self._models.generate(
-                self._blobs.upload(job.id),
-                output,
-                request_id=_request_id(job),
-                seed=job.seed,
-                category=job.category,
-                on_progress=tell,
-            )
-            self.model_server = "ready"
+            with self._blobs.scratch() as folder:
+                result = await self._models.generate(
+                    await self._blobs.get(job.id, UPLOAD),
+                    folder / "out",
+                    request_id=_request_id(job),
+                    wishes=Wishes(seed=job.seed, category=job.category),
+                    on_progress=tell,
+                )
+                self.model_server = "ready"
+                await self._blobs.put(job.id, name, folder / "out")
             kept = await self._store.succeed(job, result)
             outcome = State.SUCCEEDED if kept else "no longer ours"
         except InputError as exc:
@@ -118,13 +119,21 @@ class JobWorker:
         except (UpstreamError, ProcessingError) as exc:
             outcome = exc.code
             await self._again(job, exc)
-        except FileNotFoundError:
-            outcome = "deleted"
+        except FileNotFoundError:  # deleted; where the row is still there, it says so
+            outcome = "gone"
+            exc = InputError("The upload is gone.", code="gone", hint="Send the clip again.")
+            await self._store.fail(job, Problem.from_error(exc, job.id))
         finally:
             if not kept:
-                output.unlink(missing_ok=True)
+                await self._discard(job, name)
         log.info("job %s: %s after %.1f s", job.id, outcome, time.monotonic() - started_s)
         return True
+
+    async def _discard(self, job: Job, name: str) -> None:
+        """A result that nobody recorded; the whole job's files where the job itself is gone."""
+        await self._blobs.discard(job.id, name)
+        if await self._store.get(job.id) is None:
+            await self._blobs.delete(job.id)
 
     async def _again(self, job: Job, exc: S2SError) -> None:
         """A lost worker or a failure of ours: another try, until it is the clip that we must suspect."""
@@ -179,17 +188,18 @@ class JobWorker:
                 if time.monotonic() - swept_s > 60.0 or not swept_s:
                     swept_s = time.monotonic()
                     for job_id in await self._store.expire(self._config.result_ttl_s):
-                        self._blobs.delete(job_id)
+                        await self._blobs.delete(job_id)
                     await self._remove_orphans()
             except Exception:
                 log.exception("the sweeper stumbled")
             await asyncio.sleep(min(5.0, self._config.lease_s / 3))
 
     async def _remove_orphans(self) -> None:
-        ids = self._blobs.ids()
-        for job_id in ids - await self._store.known(ids):
-            if self._blobs.age_s(job_id, time.time()) > ORPHAN_S:
-                self._blobs.delete(job_id)
+        ages_s = await self._blobs.ages_s()
+        for job_id in ages_s.keys() - await self._store.known(set(ages_s)):
+            if min(ages_s[job_id].values(), default=0.0) > ORPHAN_S:
+                await self._blobs.delete(job_id)
+        await self._blobs.sweep_scratch(ORPHAN_S)
         for flag in _files(self._config.cancel_dir):
             with suppress(FileNotFoundError):
                 if time.time() - flag.stat().st_mtime > ORPHAN_S:

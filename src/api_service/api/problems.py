@@ -23,6 +23,7 @@ CODE_OF_STATUS = {
     405: "method_not_allowed",
     413: "too_large",
     415: "unsupported_media_type",
+    416: "bad_range",
     422: "bad_input",
 }
 SAID = {
@@ -44,6 +45,7 @@ SAID = {
     "bad_input": "Something else is wrong with the input.",
     "not_ready": "The job has no result yet, or none will come: see its state.",
     "gone": "The result has expired or was deleted.",
+    "bad_range": "There are no such bytes.",
     "queue_full": "Too many jobs wait; try again later.",
     "internal": "Something failed on our side.",
 }

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api_service.api import schemas
-from api_service.api.blobs import Blobs
-from api_service.api.jobs import JobWorker
+from api_service.api.gateway import JobOf, Service, ServiceOf, job_of, root_path
 from api_service.api.problems import describe
-from api_service.api.store import FINISHED, Job, JobStore, State
-from api_service.api.uploads import receive
-from s2s.config import Settings
-from s2s.errors import InputError, UpstreamError
-from s2s.media.gate import check_container
+from api_service.api.results import MEDIA_TYPE, add_reads, file_answer
+from api_service.api.store import FINISHED, Job, State
 
-MEDIA_TYPE = {"mp4": "video/mp4", "webm": "video/webm"}
 REFUSALS = (
     "bad_request",
     "bad_base64",
@@ -86,113 +76,6 @@ UPLOAD_BODY = {
 }
 
 
-class Service:
-    """What the routes need, built once by `create_app`."""
-
-    def __init__(self, config: Settings, store: JobStore, blobs: Blobs, worker: JobWorker):
-        self.config, self.store, self.blobs, self.worker = config, store, blobs, worker
-
-    async def submit(self, request: Request, idempotency_key: str | None = None) -> Job:
-        """Takes an upload in: to disk, through the gate, into the queue. Nothing is left of one that is refused."""
-        if idempotency_key and (earlier := await self.store.by_key(idempotency_key)):
-            return earlier
-        if await self.store.waiting() >= self.config.max_queued:
-            raise UpstreamError("Too many jobs are waiting.", code="queue_full", hint="Try again in a while.")
-        job_id = str(uuid.uuid4())
-        target = self.blobs.create(job_id)
-        try:
-            upload = await receive(request, target, self.config.http_limits)
-            await asyncio.to_thread(check_container, target, self.config.http_limits)
-            job = await self.store.create(
-                job_id,
-                filename=upload.filename,
-                seed=upload.seed,
-                category=upload.category,
-                idempotency_key=idempotency_key,
-            )
-        except BaseException:
-            self.blobs.delete(job_id)
-            raise
-        if job.id != job_id:  # the same key came in twice at once
-            self.blobs.delete(job_id)
-        return job
-
-    async def find(self, job_id: str) -> Job:
-        if job := await self.store.get(job_id):
-            return job
-        raise InputError(
-            "There is no such job.", code="not_found", hint="It may have been deleted; send the clip again."
-        )
-
-    async def view(self, job: Job, root_path: str = "") -> schemas.Job:
-        here = f"{root_path}/v1/jobs/{job.id}"
-        queue = None if job.state in FINISHED else await self.store.queue(job)
-        ends = job.finished_at and job.state != State.EXPIRED
-        return schemas.Job(
-            id=job.id,
-            state=job.state.value,
-            created_at=_timestamp(job.created_at),
-            filename=job.filename,
-            options=schemas.Options(seed=job.seed, category=job.category),
-            progress=job.progress,
-            queue_position=queue and queue.position,
-            eta_s=self._eta_s(job, queue),
-            problem=job.problem,
-            report=job.report,
-            expires_at=_timestamp(job.finished_at + self.config.result_ttl_s) if ends else None,
-            links=schemas.Links(self=here, events=f"{here}/events", result=f"{here}/result", cancel=f"{here}/cancel"),
-        )
-
-    def _eta_s(self, job: Job, queue) -> float | None:
-        """From the mean run time of recent jobs; a running job's own pace tells more once it has gone some way."""
-        if queue is None or job.state == State.CANCELING:
-            return None
-        if queue.position is None:
-            done, elapsed_s = (job.progress or {}).get("fraction", 0.0), time.time() - (job.started_at or time.time())
-            if done >= 0.1:
-                return round(elapsed_s * (1 - done) / done, 1)
-            return queue.mean_s and round(max(0.0, queue.mean_s - elapsed_s), 1)
-        ahead = queue.position - 1 + queue.running
-        return queue.mean_s and round(queue.mean_s * (1 + math.ceil(ahead / self.config.model_workers)), 1)
-
-    def result(self, job: Job, filename: str, disposition: str) -> FileResponse:
-        """Raises InputError not_ready or gone."""
-        if job.state == State.EXPIRED:
-            raise InputError("The result has expired.", code="gone", hint="Send the clip again.")
-        if job.state != State.SUCCEEDED:
-            raise InputError(
-                f"There is no result: the job is {job.state}.",
-                code="not_ready",
-                hint="Follow its events." if job.state not in FINISHED else "Send the clip again.",
-            )
-        path = self.blobs.result(job.id, job.attempt)
-        if not path.is_file():
-            raise InputError("The result is gone.", code="gone", hint="Send the clip again.")
-        headers = {
-            "ETag": f'"{job.result_sha256}"',
-            "Cache-Control": "private, no-cache",
-            "Content-Disposition": f"{disposition}; filename*=UTF-8''{quote(filename)}",
-        }
-        return FileResponse(path, media_type=MEDIA_TYPE[job.container], headers=headers)
-
-
-def _timestamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def service_of(request: Request) -> Service:
-    return request.app.state.service
-
-
-ServiceOf = Annotated[Service, Depends(service_of)]
-
-
-async def job_of(job_id: str, service: ServiceOf) -> Job:
-    return await service.find(job_id)
-
-
-JobOf = Annotated[Job, Depends(job_of)]
-
 jobs_api = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 about_api = APIRouter(tags=["about"])
 legacy_api = APIRouter(tags=["original project"])
@@ -218,7 +101,7 @@ async def create_job(
 
     `curl -F file=@clip.mp4 http://127.0.0.1:9000/v1/jobs`
     """
-    job = await service.view(await service.submit(request, idempotency_key), _root(request))
+    job = await service.view(await service.submit(request, idempotency_key), root_path(request))
     response.headers["Location"] = job.links.self
     return job
 
@@ -226,7 +109,7 @@ async def create_job(
 @jobs_api.get("/{job_id}", summary="How far is it?", responses=describe("not_found"))
 async def get_job(request: Request, job: JobOf, service: ServiceOf, response: Response) -> schemas.Job:
     response.headers["Cache-Control"] = "no-store"
-    return await service.view(job, _root(request))
+    return await service.view(job, root_path(request))
 
 
 @jobs_api.get(
@@ -260,17 +143,17 @@ async def follow_job(
     if seen is not None and seen >= job.seq and job.state in FINISHED:
         return Response(status_code=204)
     return StreamingResponse(
-        _events(service, job, seen, _root(request)),
+        _events(service, job, seen, root_path(request)),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-async def _events(service: Service, job: Job, seen: int | None, root_path: str) -> AsyncIterator[bytes]:
+async def _events(service: Service, job: Job, seen: int | None, root: str) -> AsyncIterator[bytes]:
     """Stored events carry their number and can be replayed; queue positions are told as they are now."""
 
     async def whole(name: str, job: Job) -> bytes:
-        return _sse(name, (await service.view(job, root_path)).model_dump(mode="json"), job.seq)
+        return _sse(name, (await service.view(job, root)).model_dump(mode="json"), job.seq)
 
     told_queue, ping_s = None, time.monotonic()
     with service.store.signals.watch(job.id) as changed:
@@ -316,37 +199,19 @@ def _sse(name: str, data: dict, seq: int | None = None) -> bytes:
 @jobs_api.post("/{job_id}/cancel", status_code=202, summary="Stop it", responses=describe("not_found"))
 async def cancel_job(request: Request, job: JobOf, service: ServiceOf) -> schemas.Job:
     """A job that is already finished stays as it is."""
-    return await service.view(await service.store.cancel(job.id) or job, _root(request))
+    return await service.view(await service.store.cancel(job.id) or job, root_path(request))
 
 
 @jobs_api.delete("/{job_id}", status_code=204, summary="Delete it and its files", responses=describe("not_found"))
 async def delete_job(job: JobOf, service: ServiceOf) -> None:
     """The upload and the result are deleted at once; a running job is stopped."""
     await service.store.delete(job.id)
-    service.blobs.delete(job.id)
+    await service.blobs.delete(job.id)
 
 
-@jobs_api.get(
-    "/{job_id}/result",
-    summary="The clip with its sound",
-    response_class=FileResponse,
-    responses={
-        200: {"description": "The whole file.", "content": {"video/mp4": {}, "video/webm": {}}},
-        206: {"description": "The part that `Range` asked for."},
-        304: {"description": "`If-None-Match` has the ETag."},
-        **describe("not_found", "not_ready", "gone"),
-    },
-)
-async def get_result(
-    job: JobOf,
-    service: ServiceOf,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> Response:
-    stem = Path(job.filename).stem or "video"
-    answer = service.result(job, f"{stem}-with-sound.{job.container}", "inline")
-    if if_none_match and answer.headers["etag"] in if_none_match:
-        return Response(status_code=304, headers={"ETag": answer.headers["etag"]})
-    return answer
+_reads = APIRouter(prefix="/{job_id}")
+add_reads(_reads, job_of)
+jobs_api.include_router(_reads)
 
 
 @about_api.get("/v1/limits", summary="What an upload may be")
@@ -418,10 +283,7 @@ async def status(filename: str, service: ServiceOf) -> schemas.PredictionStatus:
         **describe("not_found", "not_ready", "gone"),
     },
 )
-async def get_video(filename: str, service: ServiceOf) -> Response:
+async def get_video(request: Request, filename: str, service: ServiceOf) -> Response:
     job = await service.find(filename.removesuffix(".mp4"))
-    return service.result(job, filename, "attachment")
-
-
-def _root(request: Request) -> str:
-    return request.scope.get("root_path", "")
+    path = await service.result(job)
+    return file_answer(request, path, job, MEDIA_TYPE[job.container], "", filename=filename, attach=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2s.events import Stage
 from s2s.wire import Problem
-
-__all__ = ["Health", "Job", "JobProgress", "Model", "Models", "Problem", "PublishedLimits", "Report"]
 
 StateName = Literal["queued", "running", "succeeded", "failed", "canceling", "canceled", "expired"]
 
@@ -48,10 +46,25 @@ class Options(BaseModel):
     category: str | None = None
 
 
-class Links(BaseModel):
+class ResultLinks(BaseModel):
+    """There is something behind them once the job has succeeded."""
+
     self: str
-    events: str
     result: str
+    audio: str
+    peaks: str
+    spectrogram: str
+    description: str
+
+    @classmethod
+    def of(cls, here: str) -> Self:
+        """`here`: the job's own address."""
+        tails = {"self": "", "audio": "/audio.wav", "peaks": "/peaks.json", "spectrogram": "/spectrogram.png"}
+        return cls(**{name: here + tails.get(name, f"/{name}") for name in cls.model_fields})
+
+
+class Links(ResultLinks):
+    events: str
     cancel: str
 
 
@@ -71,15 +84,7 @@ class Job(BaseModel):
                     "problem": None,
                     "report": None,
                     "expires_at": None,
-                    "links": {
-                        name: f"/v1/jobs/0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10{tail}"
-                        for name, tail in {
-                            "self": "",
-                            "events": "/events",
-                            "result": "/result",
-                            "cancel": "/cancel",
-                        }.items()
-                    },
+                    "links": Links.of("/v1/jobs/0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10").model_dump(),
                 }
             ]
         }
@@ -97,6 +102,23 @@ class Job(BaseModel):
     report: Report | None = Field(description="when it succeeded")
     expires_at: str | None = Field(description="when the files are deleted; set once the job is finished")
     links: Links
+
+
+class Peaks(BaseModel):
+    version: Literal[1] = 1
+    sample_rate: int = Field(examples=[22050])
+    samples_per_peak: int = Field(examples=[221])
+    peaks: list[tuple[float, float]] = Field(description="lowest and highest sample of each stretch, -1 .. 1")
+
+
+class DescribedEvent(BaseModel):
+    time_s: float = Field(examples=[2.08])
+    text: str = Field(examples=["0:02.1 drum hit, loud"])
+
+
+class Description(BaseModel):
+    text: str = Field(examples=["1 sound in 10.0 seconds, made as drum:\n0:02.1 drum hit, loud"])
+    events: list[DescribedEvent]
 
 
 class PublishedLimits(BaseModel):

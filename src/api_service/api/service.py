@@ -20,9 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_service.api import problems, schemas
 from api_service.api.blobs import Blobs
+from api_service.api.gateway import Service
 from api_service.api.jobs import JobWorker
 from api_service.api.model_client import ModelClient
-from api_service.api.routes import Service, about_api, jobs_api, legacy_api
+from api_service.api.routes import about_api, jobs_api, legacy_api
 from api_service.api.store import JobStore
 from s2s import __version__
 from s2s.config import Settings, settings
@@ -72,7 +73,7 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = JobStore.embedded(config.data_dir / "jobs.sqlite")
         models = ModelClient(config, transport)
-        blobs = Blobs(config.data_dir / "blobs")
+        blobs = Blobs(config.data_dir / "blobs", config.data_dir / "scratch")
         worker = JobWorker(store, blobs, models, config)
         await store.open()
         worker.start()

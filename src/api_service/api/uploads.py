@@ -127,10 +127,8 @@ class _Form:
         if self._filename is None:
             raise _bad_form("The form has no field `file`.")
         fields = {name: value.decode("utf-8", "replace").strip() for name, value in self._fields.items()}
-        request = wire.validated(
-            {"file": "", "seed": fields.get("seed") or 0, "category": fields.get("category") or None}
-        )
-        return Upload(self._filename, request.seed, request.category)
+        wishes = wire.validated(wire.Wishes, {name: value for name, value in fields.items() if value})
+        return Upload(self._filename, wishes.seed, wishes.category)
 
     def _header_begin(self) -> None:
         self._header = ""

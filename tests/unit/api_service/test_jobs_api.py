@@ -42,7 +42,8 @@ async def test_options_reach_the_model_server(gateway, model_server, clip):
     await finished(gateway, await send(gateway, clip, seed="41", category="trommel ü"))
     headers = model_server.requests[0].headers
     assert headers["x-s2s-seed"] == "41"
-    assert wire.parse_prediction(clip, headers, gateway.app.state.service.config.http_limits).category == "trommel ü"
+    limits = gateway.app.state.service.config.http_limits
+    assert wire.parse_prediction(clip, headers, limits).wishes.category == "trommel ü"
 
 
 async def test_a_result_can_be_read_in_parts_and_is_not_sent_twice(gateway, model_server, clip):
@@ -394,7 +395,7 @@ async def test_results_expire_and_say_so(config, model_server, clip):
         service = gateway.app.state.service
         await asyncio.sleep(0.55)
         for job_id in await service.store.expire(0.5):
-            service.blobs.delete(job_id)
+            await service.blobs.delete(job_id)
         assert (await gateway.get(job["links"]["self"])).json()["state"] == "expired"
         answer = await gateway.get(job["links"]["result"])
         assert (answer.status_code, answer.json()["code"]) == (410, "gone")

@@ -1,0 +1,188 @@
+"""What the routes need: uploads become jobs, jobs become what the API says of them, results become other files."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+import uuid
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api_service.api import derive, schemas
+from api_service.api.blobs import UPLOAD, Blobs, result_name
+from api_service.api.jobs import JobWorker
+from api_service.api.store import FINISHED, Job, JobStore, Queue, State
+from api_service.api.uploads import receive
+from s2s.config import Settings
+from s2s.errors import InputError, UpstreamError
+from s2s.media.gate import check_container
+
+DERIVED_AT_ONCE = 2  # ffmpeg processes of the gateway
+WAV, PEAKS, SPECTROGRAM, H264 = "audio.wav", "peaks.json", "spectrogram.png", "h264.mp4"
+
+
+class Service:
+    """Built once by `create_app`."""
+
+    def __init__(self, config: Settings, store: JobStore, blobs: Blobs, worker: JobWorker):
+        self.config, self.store, self.blobs, self.worker = config, store, blobs, worker
+        self._deriving: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._derivers = asyncio.Semaphore(DERIVED_AT_ONCE)
+
+    async def submit(self, request: Request, idempotency_key: str | None = None) -> Job:
+        """Takes an upload in: to disk, through the gate, into the queue. Nothing is left of one that is refused."""
+        if idempotency_key and (earlier := await self.store.by_key(idempotency_key)):
+            return earlier
+        if await self.store.waiting() >= self.config.max_queued:
+            raise UpstreamError("Too many jobs are waiting.", code="queue_full", hint="Try again in a while.")
+        job_id = str(uuid.uuid4())
+        with self.blobs.scratch() as folder:
+            file = folder / "upload"
+            upload = await receive(request, file, self.config.http_limits)
+            await asyncio.to_thread(check_container, file, self.config.http_limits)
+            await self.blobs.put(job_id, UPLOAD, file)
+        try:
+            job = await self.store.create(
+                job_id,
+                filename=upload.filename,
+                seed=upload.seed,
+                category=upload.category,
+                idempotency_key=idempotency_key,
+            )
+        except BaseException:
+            await self.blobs.delete(job_id)
+            raise
+        if job.id != job_id:  # the same key came in twice at once
+            await self.blobs.delete(job_id)
+        return job
+
+    async def find(self, job_id: str) -> Job:
+        if job := await self.store.get(job_id):
+            return job
+        raise InputError(
+            "There is no such job.", code="not_found", hint="It may have been deleted; send the clip again."
+        )
+
+    async def view(self, job: Job, root_path: str = "") -> schemas.Job:
+        here = f"{root_path}/v1/jobs/{job.id}"
+        queue = None if job.state in FINISHED else await self.store.queue(job)
+        return schemas.Job(
+            id=job.id,
+            state=job.state.value,
+            created_at=timestamp(job.created_at),
+            filename=job.filename,
+            options=schemas.Options(seed=job.seed, category=job.category),
+            progress=job.progress,
+            queue_position=queue and queue.position,
+            eta_s=self._eta_s(job, queue),
+            problem=job.problem,
+            report=job.report,
+            expires_at=self.expires_at(job),
+            links=schemas.Links.of(here),
+        )
+
+    def expires_at(self, job: Job) -> str | None:
+        ends = job.finished_at and job.state != State.EXPIRED
+        return timestamp(job.finished_at + self.config.result_ttl_s) if ends else None
+
+    def _eta_s(self, job: Job, queue: Queue | None) -> float | None:
+        """From the mean run time of recent jobs; a running job's own pace tells more once it has gone some way."""
+        if queue is None or job.state == State.CANCELING:
+            return None
+        if queue.position is None:
+            done, elapsed_s = (job.progress or {}).get("fraction", 0.0), time.time() - (job.started_at or time.time())
+            if done >= 0.1:
+                return round(elapsed_s * (1 - done) / done, 1)
+            return queue.mean_s and round(max(0.0, queue.mean_s - elapsed_s), 1)
+        ahead = queue.position - 1 + queue.running
+        return queue.mean_s and round(queue.mean_s * (1 + math.ceil(ahead / self.config.model_workers)), 1)
+
+    async def result(self, job: Job) -> Path:
+        """The clip with its sound. Raises InputError not_ready or gone."""
+        check_succeeded(job)
+        try:
+            return await self.blobs.get(job.id, result_name(job.attempt))
+        except FileNotFoundError as exc:
+            raise gone() from exc
+
+    async def derived(self, job: Job, name: str) -> Path:
+        """WAV, PEAKS, SPECTROGRAM or H264 of a result, made on first demand. Raises InputError not_ready or gone."""
+        check_succeeded(job)
+        key = (job.id, name)
+        try:
+            async with self._deriving[key]:
+                try:
+                    return await self.blobs.get(job.id, name)
+                except FileNotFoundError:
+                    return await self._derive(job, name)
+        finally:
+            if not self._deriving[key].locked():
+                self._deriving.pop(key, None)
+
+    async def _derive(self, job: Job, name: str) -> Path:
+        source = await (self.derived(job, WAV) if name in (PEAKS, SPECTROGRAM) else self.result(job))
+        with self.blobs.scratch() as folder:
+            target = folder / name
+            make = {
+                WAV: lambda: derive.write_wav(
+                    source, job.container, job.report["duration_s"], job.report["sample_rate"], target
+                ),
+                PEAKS: lambda: derive.write_peaks(source, target),
+                SPECTROGRAM: lambda: derive.write_spectrogram(source, target),
+                H264: lambda: derive.write_h264(source, job.container, target),
+            }[name]
+            async with self._derivers:
+                await asyncio.to_thread(make)
+            await self.blobs.put(job.id, name, target)
+        if await self.store.get(job.id) is None:  # deleted in the meantime
+            await self.blobs.delete(job.id)
+            raise gone()
+        return await self.blobs.get(job.id, name)
+
+
+def check_succeeded(job: Job) -> None:
+    """Raises InputError not_ready or gone."""
+    if job.state == State.EXPIRED:
+        raise InputError("The result has expired.", code="gone", hint="Send the clip again.")
+    if job.state != State.SUCCEEDED:
+        raise InputError(
+            f"There is no result: the job is {job.state}.",
+            code="not_ready",
+            hint="Follow its events." if job.state not in FINISHED else "Send the clip again.",
+        )
+
+
+def gone() -> InputError:
+    return InputError("The result is gone.", code="gone", hint="Send the clip again.")
+
+
+def timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def etag_of(*parts: object) -> str:
+    return '"' + hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:32] + '"'
+
+
+def root_path(request: Request) -> str:
+    return request.scope.get("root_path", "")
+
+
+def service_of(request: Request) -> Service:
+    return request.app.state.service
+
+
+ServiceOf = Annotated[Service, Depends(service_of)]
+
+
+async def job_of(job_id: str, service: ServiceOf) -> Job:
+    return await service.find(job_id)
+
+
+JobOf = Annotated[Job, Depends(job_of)]
