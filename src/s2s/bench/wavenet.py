@@ -26,8 +26,9 @@ ROUNDS = 3
 
 PUBLISHED = WaveNetConfig()
 MEDIUM = WaveNetConfig(residual_channels=128, gate_channels=256, skip_channels=128, conditioning="frame")
-SMALL = WaveNetConfig(layers=16, stacks=2, residual_channels=64, gate_channels=128, skip_channels=64, kernel_size=2,
-                      conditioning="frame")
+SMALL = WaveNetConfig(
+    layers=16, stacks=2, residual_channels=64, gate_channels=128, skip_channels=64, kernel_size=2, conditioning="frame"
+)
 NETS = {"published 512/512/256": PUBLISHED, "medium 128/256/128": MEDIUM, "small 64/128/64": SMALL}
 
 
@@ -109,8 +110,9 @@ def one_core() -> Iterator[None]:
 class _Turn:
     """One way of generating, called with more frames until a turn takes SLICE_S; rates of the turns."""
 
-    def __init__(self, config: WaveNetConfig, streams: int,
-                 generate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+    def __init__(
+        self, config: WaveNetConfig, streams: int, generate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ):
         self.config, self.streams, self.generate = config, streams, generate
         self.rates: list[float] = []
         self._frames = 1
@@ -158,8 +160,17 @@ def measure(rows: list[tuple[str, str, int, Bar]] = ROWS, rounds: int = ROUNDS) 
             peak = {precision: statistics.median(values) for precision, values in peaks.items()}
             for (_, precision, streams, bar), turn in zip(wanted, turns, strict=True):
                 rate = statistics.median(turn.rates)
-                made.append(Row(name, precision, streams, rate, statistics.median(loop.rates),
-                                2 * multiply_adds(config) * rate / peak[precision], bar))
+                made.append(
+                    Row(
+                        name,
+                        precision,
+                        streams,
+                        rate,
+                        statistics.median(loop.rates),
+                        2 * multiply_adds(config) * rate / peak[precision],
+                        bar,
+                    )
+                )
     return made, {precision: statistics.median(values) for precision, values in peaks.items()}
 
 
@@ -174,11 +185,21 @@ def table(rows: list[Row], peaks: dict[str, float]) -> str:
     ]
     for row in rows:
         asked = row.bar
-        bar = ", ".join(text for value, text in (
-            (asked.ratio, f"{asked.ratio}x the loop"), (asked.real_time, f"{asked.real_time}x real time"),
-            (asked.peak_share, f"{(asked.peak_share or 0):.0%} of peak")) if value is not None)
+        bar = ", ".join(
+            text
+            for value, text in (
+                (asked.ratio, f"{asked.ratio}x the loop"),
+                (asked.real_time, f"{asked.real_time}x real time"),
+                (asked.peak_share, f"{(asked.peak_share or 0):.0%} of peak"),
+            )
+            if value is not None
+        )
         verdict = {True: "reached", False: "NOT reached", None: ""}[row.reached]
-        lines.append((f"{row.net:<24}{row.precision:<6}{row.streams:>8}{row.samples_per_s:>11,.0f}"
-                      f"{row.real_time:>10.3f}x{row.loop_samples_per_s:>9.0f}{row.ratio:>7.1f}x{row.peak_share:>9.1%}"
-                      f"  {bar} {verdict}").rstrip())
+        lines.append(
+            (
+                f"{row.net:<24}{row.precision:<6}{row.streams:>8}{row.samples_per_s:>11,.0f}"
+                f"{row.real_time:>10.3f}x{row.loop_samples_per_s:>9.0f}{row.ratio:>7.1f}x{row.peak_share:>9.1%}"
+                f"  {bar} {verdict}"
+            ).rstrip()
+        )
     return "\n".join(lines)

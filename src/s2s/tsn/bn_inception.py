@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class Block(NamedTuple):
@@ -93,3 +94,32 @@ class BNInception(nn.Module):
         for name, block in BLOCKS.items():
             x = self._apply_inception(f"inception_{name}", x, block)
         return x.mean(dim=(2, 3))  # the published 7x7 average pool, for any size
+
+
+class FoldedBNInception(BNInception):
+    """The same network for inference alone: batch norms folded into the convolutions, channels last, and on a CPU the
+    ReLU within the product. Half of a CPU's peak where the plain form reaches a fifth; equal to rounding.
+
+    `net` must be in eval mode. Later changes of its weights do not reach this copy.
+    """
+
+    def __init__(self, net: BNInception):
+        nn.Module.__init__(self)
+        for name, conv in net.named_children():
+            if isinstance(conv, nn.Conv2d):
+                self.add_module(name, fuse_conv_bn_eval(conv, getattr(net, f"{name}_bn")))
+        self.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+
+    def _apply_conv(self, name: str, x: Tensor) -> Tensor:
+        conv = getattr(self, name)
+        if x.device.type == "cpu" and _CONV_RELU is not None:
+            return _CONV_RELU(x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, 1, "relu", [], "")
+        return F.relu_(conv(x))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.contiguous(memory_format=torch.channels_last))
+
+
+# What torch's own compiler calls for a convolution with its ReLU on a CPU; builds without oneDNN lack it.
+_CONV_RELU = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if torch.backends.mkldnn.is_available() else None

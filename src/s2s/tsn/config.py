@@ -46,20 +46,52 @@ class TsnStreamConfig(BaseModel):
         return self
 
 
-PUBLISHED_RGB = TsnStreamConfig(arch="bn_inception", modality="rgb", channel_order="bgr", input_size=(224, 224),
-                                mean=(104.0, 117.0, 128.0), feature_dim=1024)
-PUBLISHED_FLOW = TsnStreamConfig(arch="bn_inception", modality="flow", channel_order="xy", input_size=(224, 224),
-                                 mean=(128.0, 128.0), feature_dim=1024)
+PUBLISHED_RGB = TsnStreamConfig(
+    arch="bn_inception",
+    modality="rgb",
+    channel_order="bgr",
+    input_size=(224, 224),
+    mean=(104.0, 117.0, 128.0),
+    feature_dim=1024,
+)
+PUBLISHED_FLOW = TsnStreamConfig(
+    arch="bn_inception",
+    modality="flow",
+    channel_order="xy",
+    input_size=(224, 224),
+    mean=(128.0, 128.0),
+    feature_dim=1024,
+)
 
 
 def small_rgb(class_names: tuple[str, ...]) -> TsnStreamConfig:
     """A stream that a CPU can train: one 96 px picture."""
-    return TsnStreamConfig(arch="small", modality="rgb", channel_order="rgb", input_size=(96, 96), mean=(114.0,) * 3,
-                           scale=1 / 64, feature_dim=192, class_names=class_names, event_head=True, dropout=0.2)
+    return TsnStreamConfig(
+        arch="small",
+        modality="rgb",
+        channel_order="rgb",
+        input_size=(96, 96),
+        mean=(114.0,) * 3,
+        scale=1 / 64,
+        feature_dim=192,
+        class_names=class_names,
+        event_head=True,
+        dropout=0.2,
+    )
 
 
 def small_flow(class_names: tuple[str, ...]) -> TsnStreamConfig:
     """A stream that a CPU can train: five 48 px flows around the frame, as float flow."""
-    return TsnStreamConfig(arch="small", modality="flow", channel_order="xy", input_size=(48, 48), frames_per_stack=5,
-                           stack_start=-2, mean=(0.0, 0.0), feature_dim=192, class_names=class_names, event_head=True,
-                           dropout=0.2)
+    return TsnStreamConfig(
+        arch="small",
+        modality="flow",
+        channel_order="xy",
+        input_size=(48, 48),
+        frames_per_stack=5,
+        stack_start=-2,
+        mean=(0.0, 0.0),
+        feature_dim=192,
+        class_names=class_names,
+        event_head=True,
+        dropout=0.2,
+    )

@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 
 def _conv(wide_in: int, wide_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(wide_in, wide_out, kernel, stride, kernel // 2, bias=False),
-                         nn.BatchNorm2d(wide_out), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(wide_in, wide_out, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(wide_out),
+        nn.ReLU(inplace=True),
+    )
 
 
 class SmallCnn(nn.Module):
@@ -23,8 +26,11 @@ class SmallCnn(nn.Module):
         self.feature_dim = 2 * third
         self.body = nn.Sequential(
             _conv(in_channels, first, 5, stride=2),
-            _conv(first, second, stride=2), _conv(second, second),
-            _conv(second, third, stride=2), _conv(third, third), _conv(third, third),
+            _conv(first, second, stride=2),
+            _conv(second, second),
+            _conv(second, third, stride=2),
+            _conv(third, third),
+            _conv(third, third),
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -53,8 +53,10 @@ class TsnStream(nn.Module):
         """Network inputs (B, S, in_channels, H, W): S snippets of each clip."""
         features = self.features(snippets.flatten(0, 1)).unflatten(0, snippets.shape[:2])
         features = F.dropout(features, self.config.dropout, self.training)
-        return StreamOutput(self.class_logits(features).mean(dim=1) if self.new_fc is not None else None,
-                            self.event_logits(features) if self.event_fc is not None else None)
+        return StreamOutput(
+            self.class_logits(features).mean(dim=1) if self.new_fc is not None else None,
+            self.event_logits(features) if self.event_fc is not None else None,
+        )
 
 
 def build_stream(config: TsnStreamConfig) -> TsnStream:

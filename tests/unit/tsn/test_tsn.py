@@ -8,14 +8,25 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from s2s.tsn.bn_inception import BLOCKS, BNInception
+from s2s.tsn import bn_inception
+from s2s.tsn.bn_inception import BLOCKS, BNInception, FoldedBNInception
 from s2s.tsn.config import PUBLISHED_FLOW, PUBLISHED_RGB, TsnStreamConfig, small_flow, small_rgb
 from s2s.tsn.inputs import stack_frames, stream_images
 from s2s.tsn.tsn import build_stream
 
 KINDS = ("drum", "gun", "dog")
-BLOCK_CHANNELS = {"3a": 256, "3b": 320, "3c": 576, "4a": 576, "4b": 576, "4c": 608, "4d": 608, "4e": 1056, "5a": 1024,
-                  "5b": 1024}
+BLOCK_CHANNELS = {
+    "3a": 256,
+    "3b": 320,
+    "3c": 576,
+    "4a": 576,
+    "4b": 576,
+    "4c": 608,
+    "4d": 608,
+    "4e": 1056,
+    "5a": 1024,
+    "5b": 1024,
+}
 
 
 def published_keys() -> list[str]:
@@ -153,3 +164,34 @@ def test_a_stack_repeats_the_outermost_picture():
 def test_a_contradictory_config_is_refused(wrong):
     with pytest.raises(ValidationError):
         TsnStreamConfig.model_validate({**PUBLISHED_FLOW.model_dump(), **wrong})
+
+
+@pytest.mark.parametrize("in_channels", [3, 2])
+def test_folded_batch_norms_change_no_feature(in_channels):
+    torch.manual_seed(1)
+    plain = BNInception(in_channels).eval()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    folded = FoldedBNInception(plain)
+    pictures = torch.randn(2, in_channels, 64, 96)
+    with torch.inference_mode():
+        wanted, made = plain(pictures), folded(pictures)
+    assert torch.allclose(made, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_the_folded_network_needs_no_private_product(monkeypatch):
+    """Where torch lacks its fused convolution, the public ones give the same features."""
+    torch.manual_seed(2)
+    folded = FoldedBNInception(BNInception(3).eval())
+    pictures = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        wanted = folded(pictures)
+        monkeypatch.setattr(bn_inception, "_CONV_RELU", None)
+        assert torch.allclose(folded(pictures), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_the_folded_network_runs_on_any_device():
+    folded = FoldedBNInception(BNInception(3).eval()).to("meta")
+    assert folded(torch.zeros(2, 3, 64, 64, device="meta")).device.type == "meta"
