@@ -131,26 +131,7 @@ class Stack:
             raise ArtifactError("The model cannot be packed: " + built.stderr.strip().rsplit("\n", 1)[-1])
         config = self.run_dir / "config.properties"
         config.write_text(_properties(self, store))
-        ts_home = Path(_package_dir("ts")).parent
-        command = [
-            _java(),
-            *JVM_OPTIONS,
-            f"-Dmodel_server_home={ts_home}",
-            f"-Djava.io.tmpdir={self.run_dir}",
-            f"-Dlog4j.configurationFile={(_deployment_dir() / 'log4j2-console.xml').as_uri()}",
-            "-cp",
-            f"{ts_home}/ts/frontend/*",
-            "org.pytorch.serve.ModelServer",
-            "--python",
-            sys.executable,
-            "-f",
-            str(config),
-            "-s",
-            str(store),
-            "-ncs",
-            "-w",
-            str(self.run_dir / "workflows"),
-        ]
+        command = jvm_command(config, store, self.run_dir, self.run_dir / "workflows")
         log_path = self.log_dir / "torchserve.log"
         log_path.unlink(missing_ok=True)
         self.children["model server"] = Child("model server", command, self._environment(), log_path)
@@ -298,9 +279,43 @@ def _claim_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
     return found
 
 
+def jvm_command(config: Path, store: Path, temp_dir: Path, workflows: Path) -> list[str]:
+    """TorchServe's JVM itself. `temp_dir` must allow to execute, for its native sockets. Raises ArtifactError."""
+    ts_home = Path(_package_dir("ts")).parent
+    return [
+        _java(),
+        *JVM_OPTIONS,
+        f"-Dmodel_server_home={ts_home}",
+        f"-Djava.io.tmpdir={temp_dir}",
+        f"-Dlog4j.configurationFile={(_deployment_dir() / 'log4j2-console.xml').as_uri()}",
+        "-cp",
+        f"{ts_home}/ts/frontend/*",
+        "org.pytorch.serve.ModelServer",
+        "--python",
+        sys.executable,
+        "-f",
+        str(config),
+        "-s",
+        str(store),
+        "-ncs",
+        "-w",
+        str(workflows),
+    ]
+
+
+def torchserve_sizes(settings: Settings) -> dict[str, int]:
+    """TorchServe's properties that follow from the limits of an upload, and how long a worker may be silent."""
+    limits = settings.http_limits
+    return {
+        "max_request_size": limits.max_request_bytes,
+        "max_response_size": limits.max_request_bytes + ROOM_FOR_SOUND_BYTES,
+        "default_response_timeout": settings.response_timeout_s,
+    }
+
+
 def _properties(stack: Stack, store: Path) -> str:
     """config.properties of the deployment, with this run's places, ports and sizes."""
-    settings, limits = stack.settings, stack.settings.http_limits
+    settings = stack.settings
     changes = {
         "inference_address": stack.model_server_url,
         "management_address": f"unix:{stack.management_socket}",
@@ -311,9 +326,7 @@ def _properties(stack: Stack, store: Path) -> str:
         "workflow_store": stack.run_dir / "workflows",
         "load_models": "s2s.mar",
         "allowed_urls": f"file://{store}/.*",
-        "max_request_size": limits.max_request_bytes,
-        "max_response_size": limits.max_request_bytes + ROOM_FOR_SOUND_BYTES,
-        "default_response_timeout": settings.response_timeout_s,
+        **torchserve_sizes(settings),
     }
     lines = []
     for line in (_deployment_dir() / "config.properties").read_text().splitlines():

@@ -1,0 +1,3 @@
+# Stands in for nginxinc/nginx-unprivileged: of it our image uses nginx itself, mime.types and wget.
+FROM local/debian
+RUN apt-get update -q && apt-get install -y -q --no-install-recommends nginx-light wget && rm -rf /var/lib/apt/lists/*
