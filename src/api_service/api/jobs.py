@@ -17,7 +17,7 @@ from api_service.api.store import Job, JobStore, State
 from s2s.config import Settings
 from s2s.errors import Canceled, InputError, ProcessingError, S2SError, UpstreamBusy, UpstreamError, UpstreamUnavailable
 from s2s.events import Progress
-from s2s.wire import Problem, Wishes
+from s2s.wire import Problem
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class JobWorker:
                     await self._blobs.get(job.id, UPLOAD),
                     folder / "out",
                     request_id=_request_id(job),
-                    wishes=Wishes(seed=job.seed, category=job.category),
+                    wishes=job.asked,
                     on_progress=tell,
                 )
                 self.model_server = "ready"

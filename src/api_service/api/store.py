@@ -5,7 +5,7 @@
  * Only the database's clock counts. A running job whose lease has run out is taken over.
  * An event gets the job's next `seq` in the transaction that changes the row, so a replay can neither skip nor double.
 
-At-least-once execution, exactly-once recorded outcome. SQLite here; nothing below is SQLite's own but `_sqlite_setup`.
+At-least-once execution, exactly-once recorded outcome, by the same statements on SQLite and on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -16,37 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    and_,
-    delete,
-    event,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
+from api_service.api.database import NOW, Database, job_events, jobs
 from api_service.api.model_client import Generated
 from s2s.events import Progress
-from s2s.wire import Problem
+from s2s.wire import Problem, Wishes
 
 
 class State(StrEnum):
@@ -62,73 +40,17 @@ class State(StrEnum):
 FINISHED = {State.SUCCEEDED, State.FAILED, State.CANCELED, State.EXPIRED}
 ACTIVE = {State.RUNNING, State.CANCELING}
 
-metadata = MetaData()
-jobs = Table(
-    "jobs",
-    metadata,
-    Column("id", String(36), primary_key=True),
-    Column("state", String(10), nullable=False),
-    Column("attempt", Integer, nullable=False, default=0),  # the fencing token
-    Column("failures", Integer, nullable=False, default=0),  # attempts that count: a busy model server does not
-    Column("seq", Integer, nullable=False, default=0),  # of the last event
-    Column("filename", String(200), nullable=False),
-    Column("idempotency_key", String(100), unique=True),
-    Column("seed", BigInteger, nullable=False),
-    Column("category", String(100)),
-    Column("created_at", Float, nullable=False),
-    Column("not_before", Float, nullable=False),
-    Column("lease_until", Float),
-    Column("started_at", Float),
-    Column("finished_at", Float),
-    Column("progress", JSON),
-    Column("problem", JSON),
-    Column("report", JSON),
-    Column("container", String(8)),  # of the result: mp4 or webm
-    Column("result_bytes", BigInteger),
-    Column("result_sha256", String(64)),
-    Index("jobs_by_state", "state", "created_at"),
-)
-job_events = Table(
-    "job_events",
-    metadata,
-    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("seq", Integer, primary_key=True),
-    Column("event", String(10), nullable=False),
-    Column("data", JSON),
-)
-
-
-class DatabaseNow(FunctionElement):
-    """Seconds since 1970 by the database's clock."""
-
-    type = Float()
-    inherit_cache = True
-
-
-@compiles(DatabaseNow)
-def _now_postgres(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
-    return "extract(epoch from clock_timestamp())"
-
-
-@compiles(DatabaseNow, "sqlite")
-def _now_sqlite(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-NOW = DatabaseNow()
-
-
 @dataclass(frozen=True)
 class Job:
     id: str
+    owner: str
     state: State
     attempt: int
     failures: int
     seq: int
     filename: str
     idempotency_key: str | None
-    seed: int
-    category: str | None
+    wishes: dict
     created_at: float
     not_before: float
     lease_until: float | None
@@ -140,6 +62,13 @@ class Job:
     container: str | None
     result_bytes: int | None
     result_sha256: str | None
+    stored_bytes: int
+    share_nonce: str | None
+    share_hash: str | None
+
+    @property
+    def asked(self) -> Wishes:
+        return Wishes.model_validate(self.wishes)
 
     @classmethod
     def from_row(cls, row: Any) -> Job:
@@ -188,37 +117,30 @@ class Signals:
 class JobStore:
     """`signals` keys: a job's id (something changed), "stop:<id>" (its work should stop), "queue" (a job waits)."""
 
-    def __init__(self, url: str):
+    def __init__(self, database: Database):
         self.signals = Signals()
-        self._engine: AsyncEngine = create_async_engine(url)
-        self._write = self._engine.execution_options(s2s_write=True)
-        if self._engine.dialect.name == "sqlite":
-            _sqlite_setup(self._engine)
-
-    @classmethod
-    def embedded(cls, path: Path) -> JobStore:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return cls(f"sqlite+aiosqlite:///{path}")
-
-    async def open(self) -> None:
-        async with self._write.begin() as db:
-            await db.run_sync(metadata.create_all)
-
-    async def close(self) -> None:
-        await self._engine.dispose()
+        self._engine, self._write = database.engine, database.write
 
     # What people do
 
     async def create(
-        self, job_id: str, *, filename: str, seed: int, category: str | None, idempotency_key: str | None = None
+        self,
+        job_id: str,
+        *,
+        owner: str,
+        filename: str,
+        wishes: Wishes,
+        stored_bytes: int,
+        idempotency_key: str | None = None,
     ) -> Job:
         """A waiting job; or the earlier one, under its own id, that was made with the same `idempotency_key`."""
         values = {
             "id": job_id,
+            "owner": owner,
             "state": State.QUEUED,
             "filename": filename,
-            "seed": seed,
-            "category": category,
+            "wishes": wishes.model_dump(mode="json", exclude_defaults=True),
+            "stored_bytes": stored_bytes,
             "idempotency_key": idempotency_key,
             "created_at": NOW,
             "not_before": NOW,
@@ -238,6 +160,34 @@ class JobStore:
 
     async def by_key(self, idempotency_key: str) -> Job | None:
         return await self._one(jobs.c.idempotency_key == idempotency_key)
+
+    async def by_share(self, share_hash: str) -> Job | None:
+        return await self._one(jobs.c.share_hash == share_hash)
+
+    async def page(self, owner: str, state: State | None, before: tuple[float, str] | None, limit: int) -> list[Job]:
+        """An owner's jobs, newest first, that are older than the job with this (created_at, id)."""
+        wanted = [jobs.c.owner == owner]
+        if state:
+            wanted.append(jobs.c.state == state)
+        if before:
+            at, job_id = before
+            wanted.append(or_(jobs.c.created_at < at, and_(jobs.c.created_at == at, jobs.c.id < job_id)))
+        query = select(jobs).where(*wanted).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+        async with self._engine.connect() as db:
+            return [Job.from_row(row) for row in await db.execute(query)]
+
+    async def share(self, job_id: str, nonce: str | None, share_hash: str | None) -> Job | None:
+        """Sets what a link to share is found by; None revokes it."""
+        async with self._write.begin() as db:
+            values = {"share_nonce": nonce, "share_hash": share_hash}
+            await db.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+        return await self.get(job_id)
+
+    async def add_stored(self, job_id: str, n_bytes: int) -> None:
+        async with self._write.begin() as db:
+            await db.execute(
+                update(jobs).where(jobs.c.id == job_id).values(stored_bytes=jobs.c.stored_bytes + n_bytes)
+            )
 
     async def _one(self, condition: Any) -> Job | None:
         async with self._engine.connect() as db:
@@ -349,6 +299,7 @@ class JobStore:
             container=result.container,
             result_bytes=result.n_bytes,
             result_sha256=result.sha256,
+            stored_bytes=jobs.c.stored_bytes + result.n_bytes,
         )
 
     async def fail(self, job: Job, problem: Problem) -> bool:
@@ -401,7 +352,7 @@ class JobStore:
                     jobs.c.state.in_(FINISHED - {State.EXPIRED}),
                     jobs.c.finished_at < NOW - ttl_s,
                 )
-                .values(state=State.EXPIRED)
+                .values(state=State.EXPIRED, stored_bytes=0, share_nonce=None, share_hash=None)
                 .returning(jobs.c.id)
             )
             ids = list(done.scalars())
@@ -434,20 +385,3 @@ class JobStore:
     @staticmethod
     async def _event(db: Any, job_id: str, seq: int, name: str, data: dict | None = None) -> None:
         await db.execute(insert(job_events).values(job_id=job_id, seq=seq, event=name, data=data))
-
-
-def _sqlite_setup(engine: AsyncEngine) -> None:
-    """WAL, and a write transaction that takes its lock at BEGIN instead of failing at the first write."""
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN comes too late
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Any) -> None:
-        immediate = connection.get_execution_options().get("s2s_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

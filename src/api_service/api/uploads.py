@@ -17,15 +17,16 @@ from s2s import wire
 from s2s.config import Limits
 from s2s.errors import InputError
 
+FIELDS = ("file", *wire.Wishes.model_fields)
 TEXT_FIELD_BYTES = 1000
-FORM_ROOM_BYTES = 65_536  # for boundaries, part headers and text fields around the file
+EVENTS_FIELD_BYTES = 200_000
+FORM_ROOM_BYTES = 65_536 + EVENTS_FIELD_BYTES  # for boundaries, part headers and text fields around the file
 
 
 @dataclass(frozen=True)
 class Upload:
     filename: str
-    seed: int
-    category: str | None
+    wishes: wire.Wishes
 
 
 async def receive(request: Request, target: Path, limits: Limits) -> Upload:
@@ -80,17 +81,20 @@ async def _discard(request: Request, limit_bytes: int) -> None:
 
 
 def _from_json(body: bytes, target: Path, limits: Limits) -> Upload:
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise InputError("The body is not valid JSON.", code="bad_request", hint='Send {"file": "<base64>"}.') from exc
-    prediction, video = wire.parse_request(data, limits)
+    prediction, video = wire.parse_request(_json(body), limits)
     target.write_bytes(video)
-    return Upload("video", prediction.seed, prediction.category)
+    return Upload("video", wire.wishes_of(prediction))
+
+
+def _json(text: str | bytes) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InputError("This is not valid JSON.", code="bad_request", hint="See /docs for examples.") from exc
 
 
 class _Form:
-    """multipart/form-data with one `file` and the optional text fields `seed` and `category`."""
+    """multipart/form-data with one `file` and the wishes as optional text fields (`events` as JSON)."""
 
     def __init__(self, boundary: bytes, file: BinaryIO, limits: Limits):
         self._file, self._limits = file, limits
@@ -127,8 +131,10 @@ class _Form:
         if self._filename is None:
             raise _bad_form("The form has no field `file`.")
         fields = {name: value.decode("utf-8", "replace").strip() for name, value in self._fields.items()}
-        wishes = wire.validated(wire.Wishes, {name: value for name, value in fields.items() if value})
-        return Upload(self._filename, wishes.seed, wishes.category)
+        told: dict[str, object] = {name: value for name, value in fields.items() if value}
+        if "events" in told:
+            told["events"] = _json(fields["events"])
+        return Upload(self._filename, wire.validated(wire.Wishes, told))
 
     def _header_begin(self) -> None:
         self._header = ""
@@ -143,7 +149,7 @@ class _Form:
         _, options = parse_options_header(self._headers.get("content-disposition"))
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         self._value.clear()
-        if self._name not in ("file", "seed", "category"):
+        if self._name not in FIELDS:
             raise _bad_form(f"The form has an unknown field {self._name[:40]!r}.")
         if self._name in self._fields or (self._name == "file" and self._filename is not None):
             raise _bad_form(f"The form has the field {self._name!r} twice.")
@@ -158,7 +164,7 @@ class _Form:
             self._file.write(data[start:end])
         else:
             self._value += data[start:end]
-            if len(self._value) > TEXT_FIELD_BYTES:
+            if len(self._value) > (EVENTS_FIELD_BYTES if self._name == "events" else TEXT_FIELD_BYTES):
                 raise _bad_form(f"The field {self._name!r} is too long.")
 
     def _part_end(self) -> None:
@@ -170,7 +176,7 @@ class _Form:
 
 
 def _bad_form(message: str) -> InputError:
-    return InputError(message, code="bad_request", hint="Fields are file, seed and category.")
+    return InputError(message, code="bad_request", hint=f"Fields are {', '.join(FIELDS)}.")
 
 
 def shown_name(name: str) -> str:

@@ -1,0 +1,3 @@
+#!/bin/sh
+# A shell in this component's container, with the checkout's code mounted. Arguments go to docker run.
+exec "$(dirname "$0")/../../deployment/component-shell.sh" frontend_simple -p 127.0.0.1:8080:8080 "$@"
