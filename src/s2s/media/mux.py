@@ -11,7 +11,7 @@ import numpy as np
 
 from s2s.errors import InputError
 from s2s.events import ShouldStop, never_stop
-from s2s.media.audio import fit_length, mix, whole_or_not_at_all
+from s2s.media.audio import fit_length, whole_or_not_at_all
 from s2s.media.ffmpeg import run_ffmpeg
 from s2s.media.probe import MediaInfo
 
@@ -51,22 +51,18 @@ def check_output(info: MediaInfo, output: Path | str, reencode: bool = False) ->
 
 
 def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: Path | str, *,
-              original: np.ndarray | None = None, mix_original: float = 0.0, reencode: bool = False,
-              timeout_s: float | None = None, should_stop: ShouldStop = never_stop) -> None:
+              reencode: bool = False, timeout_s: float | None = None, should_stop: ShouldStop = never_stop) -> None:
     """Write `output`: the video track of `info.path` and `waveform`, float32 (N,) mono, as its only sound.
 
     The video's packets keep their bytes and time stamps (`reencode`: H.264 and AAC that play anywhere, from time zero).
-    The sound starts with the first picture and is cut or filled with silence to the video's length. `original`, float32
-    (N',) at the same rate and start, is mixed in with the linear gain `mix_original`. Metadata, chapters and all other
-    tracks are dropped. The same input gives the same bytes. The file appears whole or not at all.
+    The sound starts with the first picture and is cut or filled with silence to the video's length. Metadata, chapters
+    and all other tracks are dropped. The same input gives the same bytes. The file appears whole or not at all.
 
     Raises InputError (bad_output), ProcessingError, Canceled.
     """
     output = Path(output).absolute()
     check_output(info, output, reencode)
     sound = fit_length(waveform, round(info.duration_s * sample_rate))
-    if original is not None and mix_original:
-        sound = mix(sound, original, mix_original, sample_rate)
     size, pixels = info.path.stat().st_size, max(info.width * info.height, info.container.width * info.container.height)
     muxer = MUXER_OF_SUFFIX[output.suffix.lower()]
     with whole_or_not_at_all(output) as part, _as_file(sound) as samples:
