@@ -104,9 +104,8 @@ def _torch_files() -> Iterator[tuple[str, Path]]:
             path, real = str(file), Path(dist.locate_file(file))
             if path.startswith("..") or not real.is_file() or path.endswith((".pyc", ".h", ".hpp", ".cuh", ".a")):
                 continue
-            in_metadata = ".dist-info/" in path
-            if not in_metadata and path.startswith(("triton/", "nvidia/", "cuda/")) and real.name not in loaded:
-                continue
+            if path.startswith("triton/") or (path.startswith("nvidia/") and real.name not in loaded):
+                continue  # pip still sees the package by its metadata
             yield path, real
 
 

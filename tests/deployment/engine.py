@@ -37,6 +37,7 @@ PROGRAMS = {  # what the engine needs -> Debian package
 GUEST_ADDRESS, DNS_ADDRESS = "10.0.2.100", "10.0.2.3"  # slirp4netns' own choice
 PR_SET_PDEATHSIG = 1
 CGROUPS = Path("/sys/fs/cgroup")
+PREFIX = "s2s-engine-"  # of everything that a run leaves where others can see it
 
 
 class CannotRun(RuntimeError):
@@ -183,7 +184,7 @@ class Engine:
 
     @property
     def cgroup(self) -> str:
-        return f"s2s-deploy-{os.getpid()}"
+        return f"{PREFIX}{os.getpid()}"
 
     def log(self, name: str, n_bytes: int = 3000) -> str:
         with suppress(FileNotFoundError):
@@ -206,7 +207,7 @@ class Engine:
         for process in self._processes.values():  # what was inside is gone by now; slirp4netns is outside
             process.kill()
             process.wait()
-        self._remove_cgroups()
+        _remove_cgroups(self.cgroup)
 
     def _host_pid(self, name: str) -> int | None:
         """nsenter forks into the process namespace: the server is its child."""
@@ -215,12 +216,6 @@ class Engine:
             found = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
             return int(found[0]) if found else None
         return None
-
-    def _remove_cgroups(self) -> None:
-        for top in [CGROUPS / self.cgroup, *CGROUPS.glob(f"*/{self.cgroup}")]:
-            for folder, _, _ in os.walk(top, topdown=False):
-                with suppress(OSError):
-                    os.rmdir(folder)
 
 
 @contextmanager
@@ -233,7 +228,8 @@ def running_engine(cache: Path) -> Iterator[Engine]:
     with ExitStack() as cleanup:
         lock = cleanup.enter_context((cache / "engine.lock").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run_dir = Path(tempfile.mkdtemp(prefix="s2s-engine-"))  # short: a Unix socket's path has 107 bytes
+        _remove_leftovers()
+        run_dir = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))  # short: a Unix socket's path has 107 bytes
         cleanup.callback(shutil.rmtree, run_dir, ignore_errors=True)
         engine = Engine(run_dir, data_dir, config_dir)
         cleanup.callback(engine._close)
@@ -252,6 +248,25 @@ def check_machine() -> None:
         raise CannotRun("There is no /dev/net/tun, which slirp4netns needs.")
     if "overlay" not in Path("/proc/filesystems").read_text():
         raise CannotRun("The kernel has no overlay file system; images would be copied whole for every layer.")
+
+
+def _remove_cgroups(name: str) -> None:
+    for top in [CGROUPS / name, *CGROUPS.glob(f"*/{name}")]:
+        for folder, _, _ in os.walk(top, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
+
+
+def _remove_leftovers() -> None:
+    """Of a test run that was killed: its processes are gone with it, its folders are not."""
+    for found in [
+        *CGROUPS.glob(f"{PREFIX}*"),
+        *CGROUPS.glob(f"*/{PREFIX}*"),
+        *Path(tempfile.gettempdir()).glob(f"{PREFIX}*"),
+    ]:
+        pid = found.name.removeprefix(PREFIX).split("-")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            _remove_cgroups(found.name) if found.is_relative_to(CGROUPS) else shutil.rmtree(found, ignore_errors=True)
 
 
 def _die_with_parent() -> None:
