@@ -1,11 +1,17 @@
 """Video -> what the networks see of it, in one streamed pass: motion on the timing grid, features on the feature grid.
 
-Frames are looked at and dropped; what is kept grows by some 6 kB a second of video for each stream.
+Three things go on at once: a child process decodes, this thread measures motion, another runs the networks. Each gets
+the same pictures in the same order and batches as if it were alone. Frames are looked at and dropped; what is kept
+grows by some 100 kB a second of video.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -20,12 +26,15 @@ from s2s.flow import flow_image, pair_flow, through_jpeg
 from s2s.media.probe import MediaInfo
 from s2s.media.video import decode_frames
 from s2s.motion import MotionExtractor, MotionFeatures
+from s2s.recognise import BATCH as RECOGNISER_BATCH
 from s2s.recognise import Recogniser, snippet_ticks
+from s2s.tsn.bn_inception import BNInception, FoldedBNInception
 from s2s.tsn.inputs import stream_images
 from s2s.tsn.tsn import TsnStream
 
 PUBLISHED_FRAME_SIZE = (256, 340)  # height, width; the published frames are squashed to this before anything else
 BATCH_FRAMES = 32
+WAITING_PICTURES = 2 * BATCH_FRAMES  # that decoding may be ahead of the networks
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,9 @@ class StreamReader:
     """Feeds pictures one by one to a TSN stream, in batches, and keeps the features only."""
 
     def __init__(self, stream: TsnStream, device: torch.device):
-        self._stream, self._config, self._device = stream, stream.config, device
+        self._config, self._device = stream.config, device
+        network = stream.base_model
+        self._network = FoldedBNInception(network) if isinstance(network, BNInception) else network
         self._images: list[Tensor] = []  # converted pictures from index `_first` on
         self._first = 0
         self._features: list[Tensor] = []
@@ -71,11 +82,42 @@ class StreamReader:
         # Past either end the outermost picture is repeated; the start of the clip is never dropped before it is used.
         rows = (frames[:, None] + offsets).clamp(0, last) - self._first
         inputs = torch.stack(self._images)[rows].flatten(1, 2)
-        self._features.append(self._stream.features(inputs.to(self._device)).float().cpu())
+        self._features.append(self._network(inputs.to(self._device)).float().cpu())
         self._done = until
         keep_from = max(self._first, until + min(0, self._config.stack_start))
         del self._images[: keep_from - self._first]
         self._first = keep_from
+
+
+class _Aside:
+    """Calls made one after the other in a second thread, at most `most` ahead of the first. Use as a context manager.
+
+    The first error of a call comes out of a later `do` or of `wait`; leaving the context drops what has not begun.
+    """
+
+    def __init__(self, most: int, should_stop: ShouldStop):
+        self._pool, self._most, self._should_stop = ThreadPoolExecutor(1, "networks"), most, should_stop
+        self._waiting: deque[Future] = deque()
+
+    def __enter__(self) -> _Aside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def do(self, work: Callable, *arguments: object) -> None:
+        while len(self._waiting) >= self._most or (self._waiting and self._waiting[0].done()):
+            self._next()
+        self._waiting.append(self._pool.submit(work, *arguments))
+
+    def wait(self) -> None:
+        while self._waiting:
+            self._next()
+
+    def _next(self) -> None:
+        if self._should_stop():
+            raise Canceled("The work was canceled.")
+        self._waiting.popleft().result()
 
 
 def watch(
@@ -98,33 +140,56 @@ def watch(
     )
     readers = {stream: StreamReader(stream, bundle.device) for stream in (rgb, flow) if stream is not None}
     rgb_size = _rgb_size(rgb, flow, recogniser, published)
-    previous: np.ndarray | None = None
-    snippets: list[np.ndarray] = []
     frames = decode_frames(
         info, rgb_size=rgb_size, rgb_rate=clip.video_rate if rgb_size else None, limits=limits, should_stop=should_stop
     )
-    for index, frame in enumerate(frames):
-        extractor.push(frame.grey, frame.time_s)
-        for tick in frame.rgb_ticks if frame.rgb is not None else ():
-            if published:
-                _push_published(frame.rgb, previous, readers, rgb, flow)
-                previous = frame.rgb
-            elif rgb is not None:
-                readers[rgb].push(frame.rgb)
-            if tick in looked_at:
-                snippets.append(frame.rgb)
-        on_progress(Progress(Stage.FRAMES, min(index + 1, info.n_frames), info.n_frames))
-    motion = extractor.finish(info.duration_s)
-    if flow is not None and not published:
-        for index, picture in enumerate(motion.flow[:n_frames]):
-            if should_stop():
-                raise Canceled("The work was canceled.")
-            readers[flow].push(picture.astype(np.float32))
-            on_progress(Progress(Stage.FEATURES, index + 1, n_frames))
+    previous: np.ndarray | None = None
+    snippets: list[np.ndarray] = []  # pictures for the recogniser's next look
+    looks: list[Tensor] = []
+    n_flow = 0
+    with _Aside(WAITING_PICTURES, should_stop) as networks, closing(frames):
+
+        def push(stream: TsnStream, image: np.ndarray) -> None:
+            networks.do(readers[stream].push, image)
+
+        def push_flow(pictures: Iterable[np.ndarray]) -> None:
+            nonlocal n_flow
+            for picture in pictures:
+                if n_flow < n_frames:
+                    push(flow, picture.astype(np.float32))
+                    n_flow += 1
+
+        def look() -> None:
+            nonlocal snippets
+            pictures, snippets = snippets, []
+            networks.do(lambda: looks.append(recogniser.look(pictures)))
+
+        for index, frame in enumerate(frames):
+            extractor.push(frame.grey, frame.time_s)
+            push_flow(extractor.take_flow())
+            for tick in frame.rgb_ticks if frame.rgb is not None else ():
+                if published:
+                    _push_published(frame.rgb, previous, push, rgb, flow)
+                    previous = frame.rgb
+                elif rgb is not None:
+                    push(rgb, frame.rgb)
+                if tick in looked_at:
+                    snippets.append(frame.rgb)
+                    if len(snippets) == RECOGNISER_BATCH:
+                        look()
+            on_progress(Progress(Stage.FRAMES, min(index + 1, info.n_frames), info.n_frames))
+        on_progress(Progress(Stage.FEATURES, 0, n_frames))
+        motion = extractor.finish(info.duration_s)
+        if flow is not None and not published:
+            push_flow(motion.flow)
+            motion = replace(motion, flow=None)
+        if snippets:
+            look()
+        networks.wait()
     features = {stream: _to_length(reader.finish(), n_frames) for stream, reader in readers.items()}
     if recogniser is not None:  # it knows pictures better than the RGB stream; the flow stream knows movement
         moving = _consensus({flow: features[flow]}) if flow is not None else None
-        probabilities = recogniser.recognise(snippets, moving)
+        probabilities = recogniser.recognise(looks, moving)
     else:
         probabilities = _consensus(features)
     on_progress(Progress(Stage.FEATURES, n_frames, n_frames))
@@ -148,16 +213,20 @@ def _rgb_size(
 
 
 def _push_published(
-    picture: np.ndarray, previous: np.ndarray | None, readers: dict, rgb: TsnStream | None, flow: TsnStream | None
+    picture: np.ndarray,
+    previous: np.ndarray | None,
+    push: Callable[[TsnStream, np.ndarray], None],
+    rgb: TsnStream | None,
+    flow: TsnStream | None,
 ) -> None:
     """The published rule: row r sees frame r + 1 and the flow from frame r to it; the last row stays zero."""
     if previous is None:
         return
     if rgb is not None:
-        readers[rgb].push(through_jpeg(picture))
+        push(rgb, through_jpeg(picture))
     if flow is not None:
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (previous, picture)]
-        readers[flow].push(flow_image(pair_flow(*grey)))
+        push(flow, flow_image(pair_flow(*grey)))
 
 
 def _to_length(features: np.ndarray, n_frames: int) -> np.ndarray:

@@ -150,15 +150,15 @@ class Recogniser(nn.Module):
         return prior + (1 - prior.sum()) * opinion.softmax(dim=0)
 
     @torch.inference_mode()
-    def recognise(self, pictures: Sequence[np.ndarray], moving: np.ndarray | None = None) -> np.ndarray:
-        """uint8 (H, W, 3) RGB each, and probabilities float32 (K,) by movement alone -> float32 (K,) probabilities."""
-        device = self.head.weight.device
-        features = [
-            self.features(prepare(pictures[start : start + BATCH], self.config).to(device))
-            for start in range(0, len(pictures), BATCH)
-        ]
+    def look(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """uint8 (H, W, 3) RGB each, at most `BATCH` of them -> features (S, 1280) for `recognise`."""
+        return self.features(prepare(pictures, self.config).to(self.head.weight.device))
+
+    @torch.inference_mode()
+    def recognise(self, looks: Sequence[Tensor], moving: np.ndarray | None = None) -> np.ndarray:
+        """What `look` made of a clip's pictures, and probabilities float32 (K,) by movement alone -> float32 (K,)."""
         log_moving = None if moving is None else torch.from_numpy(moving).clamp_min(1e-6).log()
-        return self.probabilities(torch.cat(features), log_moving).float().cpu().numpy()
+        return self.probabilities(torch.cat(tuple(looks)), log_moving).float().cpu().numpy()
 
 
 def prepare(pictures: Sequence[np.ndarray], config: RecogniserConfig) -> Tensor:

@@ -42,5 +42,9 @@ def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
         return image
     if image.dtype != np.uint8:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    if image.shape[2] == 3 and width * height < image.shape[0] * image.shape[1] / 2:  # the same bytes in half the time
+        return np.asarray(
+            Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.BILINEAR)
+        )
     planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
     return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes], axis=-1)
