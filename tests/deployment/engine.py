@@ -66,6 +66,7 @@ class Engine:
     data_dir: Path
     config_dir: Path  # the client's: plugins, no credentials
     init_pid: int = 0
+    _cgroups_before: set[Path] = field(default_factory=set)
     _processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     @property
@@ -142,6 +143,7 @@ class Engine:
         return process
 
     def _open(self) -> None:
+        self._cgroups_before = set(_top_cgroups())
         holder = self._start(
             "namespaces",
             ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "infinity"],
@@ -171,7 +173,7 @@ class Engine:
             f"--pidfile={self.run_dir}/docker.pid",
             f"--host={self.socket}",
             f"--cgroup-parent=/{self.cgroup}",
-            "--insecure-registry=127.0.0.1:5000",
+            "--insecure-registry=172.16.0.0/12",  # registries of tests, on the bridge
             "--log-level=warn",
         )
 
@@ -207,7 +209,8 @@ class Engine:
         for process in self._processes.values():  # what was inside is gone by now; slirp4netns is outside
             process.kill()
             process.wait()
-        _remove_cgroups(self.cgroup)
+        for found in set(_top_cgroups()) - self._cgroups_before:  # a machine in a container makes some of its own
+            _remove_cgroup(found)
 
     def _host_pid(self, name: str) -> int | None:
         """nsenter forks into the process namespace: the server is its child."""
@@ -250,23 +253,25 @@ def check_machine() -> None:
         raise CannotRun("The kernel has no overlay file system; images would be copied whole for every layer.")
 
 
-def _remove_cgroups(name: str) -> None:
-    for top in [CGROUPS / name, *CGROUPS.glob(f"*/{name}")]:
-        for folder, _, _ in os.walk(top, topdown=False):
-            with suppress(OSError):
-                os.rmdir(folder)
+def _top_cgroups() -> Iterator[Path]:
+    """Groups right below a hierarchy's root: version 2 has one hierarchy, version 1 one for each controller."""
+    unified = (CGROUPS / "cgroup.controllers").exists()
+    yield from (path for path in CGROUPS.glob("*/" if unified else "*/*/") if not path.is_symlink())
+
+
+def _remove_cgroup(top: Path) -> None:
+    """As far as nothing runs in it."""
+    for folder, _, _ in os.walk(top, topdown=False):
+        with suppress(OSError):
+            os.rmdir(folder)
 
 
 def _remove_leftovers() -> None:
     """Of a test run that was killed: its processes are gone with it, its folders are not."""
-    for found in [
-        *CGROUPS.glob(f"{PREFIX}*"),
-        *CGROUPS.glob(f"*/{PREFIX}*"),
-        *Path(tempfile.gettempdir()).glob(f"{PREFIX}*"),
-    ]:
+    for found in [*_top_cgroups(), *Path(tempfile.gettempdir()).glob(f"{PREFIX}*")]:
         pid = found.name.removeprefix(PREFIX).split("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            _remove_cgroups(found.name) if found.is_relative_to(CGROUPS) else shutil.rmtree(found, ignore_errors=True)
+        if found.name.startswith(PREFIX) and pid.isdigit() and not Path("/proc", pid).exists():
+            _remove_cgroup(found) if found.is_relative_to(CGROUPS) else shutil.rmtree(found, ignore_errors=True)
 
 
 def _die_with_parent() -> None:

@@ -1,5 +1,4 @@
 # Stands in for a fresh Debian 12 machine of a cloud: systemd, sshd, a user with sudo, Python for Ansible, nothing else.
-# apt goes out through the SOCKS door that the test's ssh connection opens, because the machine has no other network.
 FROM local/debian
 RUN apt-get update -q \
     && apt-get install -y -q --no-install-recommends \
