@@ -213,7 +213,7 @@ class SoundGenerator:
             SoundEvent(
                 time_s=found.time_s, kind=category or "sound", strength=found.strength, confidence=found.confidence
             )
-            for found in find_events(seen.motion, timing)
+            for found in find_events(seen.motion, timing, str(self._bundle.device))
         ]
 
     @torch.inference_mode()
