@@ -114,6 +114,7 @@ class SoundGenerator:
             events = self._find_events(seen, category) if options.events is None else _asked(options.events, category)
         with clock.stage(Stage.MEL):
             mel = self._predict_mel(seen, events, kinds, category, options.seed, should_stop)
+        del seen  # 80 MB for ten minutes
         with clock.stage(Stage.VOCODE):
             waveform = vocode(
                 mel,
@@ -301,8 +302,10 @@ def _windows(n: int, window: int, overlap: int) -> Iterator[tuple[int, int]]:
 
 def _levelled(waveform: np.ndarray) -> np.ndarray:
     """The loudest moment at `TARGET_PEAK`; one gain for the whole clip, so that soft events stay softer."""
-    peak = float(np.abs(waveform).max(initial=0.0))
-    return waveform * np.float32(min(LARGEST_RISE, TARGET_PEAK / peak)) if peak > 0 else waveform
+    peak = float(max(waveform.max(initial=0.0), -waveform.min(initial=0.0)))
+    if peak > 0:
+        waveform *= np.float32(min(LARGEST_RISE, TARGET_PEAK / peak))  # in place: 53 MB for ten minutes
+    return waveform
 
 
 def _shift(waveform: np.ndarray, n: int) -> np.ndarray:
