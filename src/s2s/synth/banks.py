@@ -158,7 +158,8 @@ def _choose(name: str, choices: tuple[_Choice, ...]) -> _Choice | None:
     return next((c for c in choices if fnmatch.fnmatch(name, c.pattern)), None)
 
 
-def _run(args: list[str], cwd: Path) -> None:
+def run_client(args: list[str], cwd: Path) -> None:
+    """Runs a package client (apt-get, npm, pip) in `cwd`. Raises ProcessingError with its last line."""
     try:
         subprocess.run(args, cwd=cwd, check=True, capture_output=True, text=True, timeout=600)
     except (OSError, subprocess.SubprocessError) as exc:
@@ -172,9 +173,9 @@ def _one(folder: Path, pattern: str) -> Path:
 
 
 def _sonic_pi(scratch: Path) -> tuple[str, str, Iterator[_Found]]:
-    _run(["apt-get", "download", "sonic-pi-samples"], scratch)
+    run_client(["apt-get", "download", "sonic-pi-samples"], scratch)
     package = _one(scratch, "sonic-pi-samples_*.deb")
-    _run(["dpkg-deb", "-x", package.name, "sonic-pi"], scratch)
+    run_client(["dpkg-deb", "-x", package.name, "sonic-pi"], scratch)
     root = scratch / "sonic-pi" / "usr" / "share"
     owners = parse_debian_copyright((root / "doc" / "sonic-pi-samples" / "copyright").read_text())
 
@@ -202,7 +203,7 @@ def parse_debian_copyright(text: str) -> dict[str, tuple[str, str]]:
 
 
 def _ion_sound(scratch: Path) -> tuple[str, str, Iterator[_Found]]:
-    _run(["npm", "pack", "ion-sound@3.0.7"], scratch)
+    run_client(["npm", "pack", "ion-sound@3.0.7"], scratch)
     with tarfile.open(_one(scratch, "ion-sound-*.tgz")) as archive:
         archive.extractall(scratch / "ion", filter="data")
 
@@ -215,7 +216,7 @@ def _ion_sound(scratch: Path) -> tuple[str, str, Iterator[_Found]]:
 
 
 def _kbsim(scratch: Path) -> tuple[str, str, Iterator[_Found]]:
-    _run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "keyboardsounds==6.4.3"], scratch)
+    run_client([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "keyboardsounds==6.4.3"], scratch)
     with zipfile.ZipFile(_one(scratch, "keyboardsounds-*.whl")) as archive:
         archive.extractall(scratch / "keys")
     root = scratch / "keys" / "keyboardsounds" / "profiles"
