@@ -18,6 +18,6 @@ apiVersion: v1
 kind: Secret
 metadata: {name: s2s-secrets, namespace: s2s}
 stringData:
-  S2S_DATABASE_URL: "postgresql+asyncpg://s2s:$password@postgres:5432/s2s"
+  S2S_DATABASE_URL: "postgresql://s2s:$password@postgres:5432/s2s"
   S2S_SECRET_KEY: "$(random)"
 YAML
