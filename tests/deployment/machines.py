@@ -1,0 +1,119 @@
+"""What playbooks are aimed at: a registry on the engine's bridge, and a systemd machine that is reached over ssh."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.deployment import bases
+from tests.deployment.engine import Engine, wait_for
+from tests.deployment.tools import CACHE, ROOT, tool
+
+BRIDGE = "172.17.0.1"  # docker's own choice, in the engine's namespaces
+REGISTRY = f"{BRIDGE}:5000"
+CAPABILITIES = (
+    "SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "MKNOD", "DAC_READ_SEARCH", "SYS_CHROOT", "SETFCAP",
+    "SYS_NICE", "IPC_LOCK", "AUDIT_CONTROL", "AUDIT_WRITE", "SYSLOG", "LINUX_IMMUTABLE",
+)  # fmt: skip
+
+
+@contextmanager
+def running_registry(engine: Engine) -> Iterator[str]:
+    """Debian's docker-registry, plain HTTP, empty; in the place of Artifact Registry. Its address."""
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="registry-") as folder:
+        configuration = Path(folder, "config.yml")
+        storage = {"filesystem": {"rootdirectory": folder}, "delete": {"enabled": True}}
+        configuration.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": ":5000"}}))
+        engine.start("registry", "docker-registry", "serve", str(configuration))
+        probe = engine.inside("python3", "-c", f"import urllib.request as u; u.urlopen('http://{REGISTRY}/v2/')")
+        wait_for("registry", lambda: subprocess.run(probe, capture_output=True).returncode == 0, 60)
+        yield REGISTRY
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a run of ansible-playbook said."""
+
+    output: str
+    code: int
+    totals: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, done: subprocess.CompletedProcess) -> Played:
+        recap = done.stdout.rpartition("PLAY RECAP")[2]
+        totals: dict[str, int] = {}
+        for name, count in re.findall(r"(\w+)=(\d+)", recap):
+            totals[name] = totals.get(name, 0) + int(count)
+        return cls(done.stdout + done.stderr, done.returncode, totals)
+
+    @property
+    def changes(self) -> list[str]:
+        """The tasks that changed something."""
+        names = re.split(r"^(?:TASK|RUNNING HANDLER) \[", self.output, flags=re.MULTILINE)[1:]
+        return [name.split("]")[0] for name in names if re.search(r"^changed: ", name, re.MULTILINE)]
+
+
+def play(engine: Engine, playbook: str, *arguments: str, within_s: float = 1800) -> Played:
+    """A playbook as people run it, from deployment/, with this engine as the docker of the machine."""
+    done = subprocess.run(
+        [tool("ansible-playbook"), playbook, *arguments],
+        cwd=ROOT / "deployment",
+        env=engine.environment(ANSIBLE_NOCOLOR="1", ANSIBLE_HOME=str(engine.run_dir / "ansible")),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+    )
+    return Played.of(done)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A systemd machine. `inventory` adds it to deployment/inventory.yml in the place of s2s-vm."""
+
+    engine: Engine
+    name: str
+    inventory: Path
+
+    def sh(self, script: str, check: bool = True) -> str:
+        return self.engine.docker("exec", self.name, "sh", "-ec", script, check=check)
+
+
+@contextmanager
+def running_machine(engine: Engine) -> Iterator[Machine]:
+    """Gone at the end, with its disk."""
+    image, name = bases.base(engine, "vm"), "machine"
+    options = [f"--cap-add={each}" for each in CAPABILITIES]
+    options += ["--security-opt=seccomp=unconfined", "--security-opt=systempaths=unconfined", "--cgroupns=host"]
+    options += ["--volume=/sys/fs/cgroup:/sys/fs/cgroup", "--tmpfs=/run", "--tmpfs=/run/lock"]
+    options += ["--volume=/var/lib/docker", "--hostname=machine"]
+    options += [f"--publish={port}:{port}" for port in (80, 443, 2222)]
+    options = [option.replace("2222:2222", "2222:22") for option in options]
+    engine.docker("run", "--detach", "--name", name, *options, image)
+    with tempfile.TemporaryDirectory(prefix="s2s-ssh-") as folder, engine.published(2222) as port:
+        key, known = Path(folder, "key"), Path(folder, "known_hosts")
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        inventory = Path(folder, "inventory.yml")
+        machine = Machine(engine, name, inventory)
+        try:
+            wait_for("systemd", lambda: "running" in machine.sh("systemctl is-system-running", check=False), 120)
+            public = key.with_suffix(".pub").read_text().strip()
+            machine.sh(f"echo '{public}' >/home/s2s/.ssh/authorized_keys && chown s2s: /home/s2s/.ssh/authorized_keys")
+            host_key = machine.sh("cat /etc/ssh/ssh_host_ed25519_key.pub").split()
+            known.write_text(f"[127.0.0.1]:{port} {host_key[0]} {host_key[1]}\n")
+            variables = {
+                "ansible_host": "127.0.0.1",
+                "ansible_port": port,
+                "ansible_ssh_private_key_file": str(key),
+                "ansible_ssh_common_args": f"-o UserKnownHostsFile={known} -o ControlPath={folder}/%C",
+            }
+            inventory.write_text(json.dumps({"vm": {"hosts": {"s2s-vm": variables}}}))
+            yield machine
+        finally:
+            engine.docker("rm", "-f", "-v", name, check=False)
