@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-soak lint bench train-tiny train clean
+.PHONY: help setup demo serve test test-deploy test-soak lint bench train-tiny train clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ test: $(READY) ## every test but the soak runs (under 25 minutes on 2 cores)
 	@# Two runs: the browser driver keeps an event loop of its own, which tests of the gateway cannot share.
 	$(BIN)/python -m pytest -m "not soak" tests/unit tests/golden $(TEST_ARGS)
 	$(BIN)/python -m pytest -m "not soak" tests/e2e tests/component tests/browser $(TEST_ARGS)
+
+test-deploy: $(READY) ## images, Compose, playbooks and Kubernetes on real engines (Linux, root; its cache: S2S_DEPLOY_CACHE)
+	$(BIN)/python tests/setup_system.py deploy
+	$(BIN)/python -m pytest tests/deployment $(TEST_ARGS)
 
 test-soak: $(READY) ## long chaos and fuzz runs, by hand and nightly
 	$(BIN)/python tests/setup_system.py

@@ -1,4 +1,5 @@
-"""Installs the Debian packages that some tests need (run by `make test`): as root with apt, otherwise it says which.
+"""Installs the Debian packages that some tests need (by `make test` and `make test-deploy`): as root with apt, otherwise
+it says which.
 
 Chromium drives the browser tests, PostgreSQL the tests of a shared job table. Where they are missing and cannot be
 installed, those tests are skipped with the reason, except in continuous integration (CI=true), where that is a failure.
@@ -14,10 +15,19 @@ PACKAGES = {  # Debian package -> how to see that it is there
     "chromium": lambda: shutil.which("chromium") or shutil.which("google-chrome"),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
 }
+DEPLOYMENT_PACKAGES = {  # a Docker engine that is started by hand, a registry, base systems, ssh
+    "docker.io": lambda: shutil.which("dockerd"),
+    "docker-registry": lambda: shutil.which("docker-registry"),
+    "iptables": lambda: shutil.which("iptables"),
+    "mmdebstrap": lambda: shutil.which("mmdebstrap"),
+    "openssh-client": lambda: shutil.which("ssh"),
+    "slirp4netns": lambda: shutil.which("slirp4netns"),
+}
 
 
 def main() -> int:
-    missing = [name for name, present in PACKAGES.items() if not present()]
+    wanted = DEPLOYMENT_PACKAGES if sys.argv[1:] == ["deploy"] else PACKAGES
+    missing = [name for name, present in wanted.items() if not present()]
     if not missing:
         return 0
     command = f"apt-get install -y --no-install-recommends {' '.join(missing)}"
