@@ -1,5 +1,6 @@
-"""Installs the Debian packages that some tests need (by `make test` and `make test-deploy`): as root with apt, otherwise
-it says which.
+"""Installs the Debian packages that some tests need, as root with apt; otherwise it says which.
+
+`make test` asks for those of its tests, `make test-deploy` (argument: deploy) for a Docker engine and what it needs.
 
 Chromium drives the browser tests, PostgreSQL the tests of a shared job table. Where they are missing and cannot be
 installed, those tests are skipped with the reason, except in continuous integration (CI=true), where that is a failure.
