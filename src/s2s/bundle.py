@@ -37,6 +37,7 @@ from torch import nn
 
 from s2s.errors import ArtifactError
 from s2s.spec import PUBLISHED_CLIP, ClipSpec
+from s2s.wavenet_vocoder.config import Int8
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -75,6 +76,7 @@ class NetworkEntry(BaseModel):
     file: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors$", description="inside the bundle's folder")
     bytes: int = Field(gt=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    int8: Int8 | None = Field(None, description="of an autoregressive WaveNet: `s2s bundle calibrate`")
 
 
 class Source(BaseModel):
@@ -187,6 +189,14 @@ def load_bundle(path: Path | str, device: torch.device | str = "cpu") -> Bundle:
     return Bundle(manifest, Path(path), device, MappingProxyType(ready))
 
 
+def save_int8(path: Path | str, int8: Int8) -> None:
+    """Puts what `s2s.evaluation.int8` found about the vocoder that is in the bundle now into its manifest."""
+    manifest = read_manifest(path)
+    networks = {**manifest.networks, "vocoder": manifest.networks["vocoder"].model_copy(update={"int8": int8})}
+    manifest = manifest.model_copy(update={"networks": networks})
+    _write_atomically(Path(path) / MANIFEST_NAME, (manifest.model_dump_json(indent=2) + "\n").encode())
+
+
 def import_published(out: Path | str, *, name: str, regnet: Path | None = None, discriminator: Path | None = None,
                      wavenet: Path | None = None, tsn_rgb: Path | None = None, tsn_flow: Path | None = None,
                      categories: tuple[str, ...] = (), wavenet_stacks: int = 4,
@@ -243,7 +253,7 @@ def _save_network(folder: Path, role: str, network: nn.Module) -> NetworkEntry:
         save_file(tensors, file)
         digest = _sha256(file)
         entry = NetworkEntry(kind=kind, config=config, file=f"{role}-{digest[:8]}.safetensors",
-                             bytes=file.stat().st_size, sha256=digest)
+                             bytes=file.stat().st_size, sha256=digest, int8=getattr(network, "int8", None))
         file.chmod(0o644)
         _sync(file)
         os.replace(file, folder / entry.file)
@@ -260,6 +270,11 @@ def _load_network(folder: Path, role: str, entry: NetworkEntry) -> nn.Module:
         config = TypeAdapter(getattr(module, kind.config_class)).validate_python(entry.config)
         network = getattr(module, kind.network_class)(config)
         network.load_state_dict(load_file(folder / entry.file))
+        if entry.int8 is not None:
+            if entry.kind != "wavenet" or len(entry.int8.scales) != 2 * config.layers + 1:
+                raise ArtifactError(f"The {role}'s int8 scales in {MANIFEST_NAME} are not those of its network.",
+                                    hint="Run `s2s bundle calibrate` again.")
+            network.int8 = entry.int8
     except (ImportError, AttributeError) as exc:
         raise ArtifactError(f"This install cannot build the bundle's {role}: {exc}.") from exc
     except ValidationError as exc:

@@ -326,6 +326,38 @@ def bundle_measure(
     print(json.dumps(scores, indent=2))
 
 
+@bundle_app.command("calibrate")
+def bundle_calibrate(
+    path: Annotated[Path | None, typer.Argument(help="Bundle folder. Default: the one that ships.")] = None,
+    sound: Annotated[
+        list[Path] | None, typer.Option(help="Sound or video files to listen to; may be repeated. Default: synthesis.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=2, help="How many sounds to synthesise where none are given.")] = 8,
+) -> None:
+    """Find 8-bit scales for the autoregressive WaveNet of a bundle. They are used if onsets and mel do not move."""
+    import torch
+
+    from s2s.bundle import load_bundle, save_int8
+    from s2s.evaluation.files import sound_of
+    from s2s.evaluation.int8 import measure_int8
+    from s2s.training.vocoder import VocoderTrainConfig, validation_set
+    from s2s.wavenet_vocoder.wavenet import WaveNet
+
+    folder = path or settings().bundle
+    bundle = load_bundle(folder)
+    net = bundle.networks.get("vocoder")
+    if not isinstance(net, WaveNet):
+        raise InputError(
+            f"The bundle at {folder} has no autoregressive WaveNet.",
+            code="bad_request",
+            hint="A parallel one needs no 8-bit scales.",
+        )
+    sounds = [sound_of(file) for file in sound] if sound else validation_set(VocoderTrainConfig(validation_clips=clips))
+    found = measure_int8(net, list(sounds), spec=bundle.manifest.clip.mel, threads=torch.get_num_threads())
+    save_int8(folder, found)
+    print(json.dumps({**found.model_dump(exclude={"scales"}), "used_by_default": found.unmoved}, indent=2))
+
+
 @bundle_app.command("import")
 def bundle_import(
     out_folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new bundle.")],
@@ -376,11 +408,69 @@ def train(
 
 @app.command()
 def evaluate(
-    reference: Annotated[Path, typer.Argument(metavar="REF", help="Video or sound file with the true sound.")],
-    candidates: Annotated[list[Path], typer.Argument(metavar="CAND...", help="Files whose sound is compared with it.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="REF CAND...", help="A file with the true sound, and files to compare.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="Bundle to evaluate. Default: the shipped one.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--set", metavar="DIR", help="A set of clips, or a folder of videos with sound.")
+    ] = None,
+    renders: Annotated[int, typer.Option(help="So many rendered clips of factors that training never saw.")] = 0,
+    report: Annotated[Path, typer.Option(help="Folder of the report: index.html, study.json, sounds.")] = Path(
+        "var/evaluation/report"
+    ),
+    kinds: Annotated[bool, typer.Option(help="Judge kinds by ear: fetches 0.4 GB of recordings the first time.")] = True,
+    vocoder: Annotated[str | None, typer.Option(help="wavenet or griffinlim. Default: the bundle's own.")] = None,
+    work: Annotated[Path, typer.Option(help="Where renders, recordings and the judge are kept.")] = Path(
+        "var/evaluation"
+    ),
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """How well the sound of CAND is placed in time, against REF: strict and lag-corrected skill, onset F1."""
+    """Score a bundle on a set (--set or --renders) and write a report, or compare files: s2s evaluate REF CAND..."""
+    if folder or renders:
+        _evaluate_bundle(bundle or settings().bundle, folder, renders, report, kinds, vocoder, work)
+    elif files and len(files) > 1:
+        _compare_files(files[0], files[1:], as_json)
+    else:
+        raise InputError("Nothing to evaluate.", hint="Give REF and CAND, or --set DIR, or --renders N.")
+
+
+def _evaluate_bundle(
+    bundle: Path, folder: Path | None, renders: int, report: Path, kinds: bool, vocoder: str | None, work: Path
+) -> None:
+    from s2s.bundle import load_bundle
+    from s2s.evaluation.kinds import kind_judge
+    from s2s.evaluation.report import write_report
+    from s2s.evaluation.study import clips_of_folder, rendered_clips, run_study, save_study
+
+    loaded = load_bundle(bundle, settings().device)
+    with Progress(*Progress.get_default_columns(), console=err, transient=True, disable=not err.is_terminal) as bar:
+
+        def count(what: str):
+            task = bar.add_task(what, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        judge = kind_judge(work, on_clip=count("Teaching the judge of kinds")) if kinds else None
+        if folder:
+            clips = clips_of_folder(folder)
+        else:
+            from s2s.synth import banks
+
+            banks.fetch(work / "recorded")
+            clips = rendered_clips(work / "renders", renders, work / "recorded", on_clip=count("Rendering clips"))
+        study = run_study(loaded, clips, judge, report, vocoder=vocoder, on_clip=count("Making and measuring sound"))
+    save_study(study, report / "study.json")
+    page = write_report(study, report, loaded.manifest.name, str(folder) if folder else f"{renders} held-out renders")
+    table = Table("system", "F1@50", "skill", "lag-corrected", "kind", title=str(page))
+    for system, means in study["means"].items():
+        accuracy = (study["kinds"] or {"accuracy": {}})["accuracy"].get(system)
+        values = (*(means.get(name) for name in ("f1_50ms", "strict_skill", "lag_corrected_skill")), accuracy)
+        table.add_row(system, *("-" if value is None else f"{value:.2f}" for value in values))
+    out.print(table)
+
+
+def _compare_files(reference: Path, candidates: list[Path], as_json: bool) -> None:
+    """How well the sound of the candidates is placed in time, against the reference's."""
     from s2s.evaluation.files import score_files
 
     rows = {str(path): score_files(reference, path) for path in candidates}

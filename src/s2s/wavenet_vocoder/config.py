@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,7 +24,8 @@ class WaveNetConfig(BaseModel):
     distribution: Literal["logistic_mixture", "categorical"] = "logistic_mixture"
     scalar_input: bool = Field(True, description="samples go in as numbers; False: one-hot levels of a categorical")
     conditioning: Literal["learned", "frame"] = Field(
-        "learned", description="mel to sample rate by transposed convolutions (published), or held for each frame")
+        "learned", description="mel to sample rate by transposed convolutions (published), or held for each frame"
+    )
     upsample_scales: tuple[int, ...] = Field((4, 4, 4, 4), description="product: samples a mel frame, in both modes")
     freq_axis_kernel_size: int = 3
     log_scale_min: float = Field(math.log(1e-14), description="floor of a logistic's log scale")
@@ -67,3 +68,30 @@ class WaveNetConfig(BaseModel):
     def noise_width(self) -> int:
         """Uniform numbers a sample: one a choice (Gumbel), and for a mixture one for the logistic's value, last."""
         return self.n_mixtures + 1 if self.distribution == "logistic_mixture" else self.out_channels
+
+
+class Int8(BaseModel):
+    """8-bit scales of one set of weights, and what was heard when they were tried (s2s.evaluation.int8)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    MIN_SNR_DB: ClassVar[float] = 20.0
+    MEL_MARGIN_DB: ClassVar[float] = 0.2
+    ONSET_MARGIN: ClassVar[float] = 0.02
+
+    scales: tuple[float, ...] = Field(description="of each layer's input, each layer's gate output, the conditioning")
+    sound_s: float = Field(description="seconds of sound that were listened to")
+    logit_snr_db: float
+    mel_db: float = Field(description="distance of the 32-bit sound from the mel that was asked for")
+    int8_mel_db: float = Field(description="of the 8-bit sound")
+    onset_f1: float = Field(description="agreement of 8-bit with 32-bit onsets, same noise")
+    seed_onset_f1: float = Field(description="agreement of 32-bit onsets of two seeds: what chance moves")
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether 8 bits may be used without being asked for."""
+        return (
+            self.logit_snr_db >= self.MIN_SNR_DB
+            and self.int8_mel_db <= self.mel_db + self.MEL_MARGIN_DB
+            and self.onset_f1 >= self.seed_onset_f1 - self.ONSET_MARGIN
+        )

@@ -229,6 +229,8 @@ class MelCorrection(nn.Module):
 
     def __init__(self, spec: MelSpec):
         super().__init__()
+        if spec.win_length != spec.n_fft or spec.n_fft % spec.hop_length:
+            raise ValueError("the window must be as long as the transform, and whole hops of it")
         self.spec = spec
         bank = torch.from_numpy(mel_filterbank(spec).copy())
         self.register_buffer("bank", bank, persistent=False)
@@ -237,18 +239,39 @@ class MelCorrection(nn.Module):
         self.register_buffer("window", torch.hann_window(spec.win_length), persistent=False)
 
     def forward(self, waveform: Tensor, mel: Tensor, rounds: int) -> Tensor:
-        frames = {"n_fft": self.spec.n_fft, "hop_length": self.spec.hop_length, "window": self.window}
-        wanted_db = 100 * torch.cat([mel, mel[..., -1:]], dim=-1) - 80
+        # Spectra are (B, M + 1, F, 2), real and imaginary part last: torch.stft and istft cost twice the time, and a
+        # complex number times a real one is a complex product.
+        wanted_db = (100 * torch.cat([mel, mel[..., -1:]], dim=-1) - 80).mT
+        scale = self._overlap_add(self.window.square().expand(1, wanted_db.shape[1], -1), waveform.shape[-1])
         before = None
         for _ in range(rounds):
-            spectrum = torch.stft(waveform, **frames, center=True, pad_mode="reflect", return_complex=True)
-            pushed = spectrum if before is None else spectrum + self.MOMENTUM * (spectrum - before)
-            has_db = 20 * torch.log10((self.bank @ (pushed.abs() + 1e-9)).clamp_min(_FLOOR))
+            spectrum = self._spectrum(waveform)
+            pushed = spectrum if before is None else torch.lerp(before, spectrum, 1 + self.MOMENTUM)
+            real, imaginary = pushed.unbind(-1)
+            magnitude = torch.addcmul(real.square() + 1e-18, imaginary, imaginary).sqrt()  # a slope at 0, for training
+            has_db = 20 * torch.log10((magnitude @ self.bank.T).clamp_min(_FLOOR))
             missing_db = (wanted_db - has_db).clamp(-self.LIMIT_DB, self.LIMIT_DB)
-            gain = torch.exp(self.share @ missing_db * (self.RELAXATION * np.log(10) / 20))
-            waveform = torch.istft(pushed * gain, **frames, center=True, length=waveform.shape[-1])
+            gain = torch.exp((missing_db * (self.RELAXATION * np.log(10) / 20)) @ self.share.T)
+            frames = torch.fft.irfft(torch.view_as_complex(pushed * gain[..., None]), n=self.spec.n_fft) * self.window
+            waveform = self._overlap_add(frames, waveform.shape[-1]) / scale
             before = spectrum
         return waveform
+
+    def _spectrum(self, waveform: Tensor) -> Tensor:
+        """(B, N) -> (B, 1 + N / hop, F, 2): frame i is centred on sample i * hop, the ends are reflected."""
+        half = self.spec.n_fft // 2
+        padded = F.pad(waveform[:, None], (half, half), mode="reflect")[:, 0]
+        frames = padded.unfold(-1, self.spec.n_fft, self.spec.hop_length) * self.window
+        return torch.view_as_real(torch.fft.rfft(frames))
+
+    def _overlap_add(self, frames: Tensor, length: int) -> Tensor:
+        """Windowed frames (B, T, n_fft) added up where they lie -> (B, length)."""
+        batch, n_frames, n_fft = frames.shape
+        hop, per_frame = self.spec.hop_length, n_fft // self.spec.hop_length
+        total = frames.new_zeros(batch, n_frames + per_frame - 1, hop)
+        for k in range(per_frame):
+            total[:, k : k + n_frames] += frames[..., k * hop : (k + 1) * hop]
+        return total.flatten(1)[:, n_fft // 2 : n_fft // 2 + length]
 
 
 def _spread(spec: MelSpec, n_fft: int) -> np.ndarray:

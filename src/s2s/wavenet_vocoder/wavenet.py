@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from s2s.wavenet_vocoder.config import WaveNetConfig
+from s2s.wavenet_vocoder.config import Int8, WaveNetConfig
 
 SQRT_HALF = math.sqrt(0.5)
 
@@ -88,6 +88,7 @@ class WaveNet(nn.Module):
     def __init__(self, config: WaveNetConfig = WaveNetConfig()):
         super().__init__()
         self.config = config
+        self.int8: Int8 | None = None  # of these weights; a bundle carries it
         self.first_conv = Conv1d(config.in_channels, config.residual_channels)
         self.conv_layers = nn.ModuleList(ResidualLayer(config, dilation) for dilation in config.dilations)
         self.last_conv_layers = nn.Sequential(

@@ -98,6 +98,11 @@ def available_isas() -> list[Isa]:
     return [isa for isa in Isa if lib.s2s_wavenet_available(isa)] if lib else []
 
 
+def int8_pays() -> bool:
+    """Whether 8 bits are faster here: VNNI multiplies four times as fast, AVX2 does not."""
+    return Isa.AVX512 in available_isas()
+
+
 def _address(array: np.ndarray | None) -> int | None:
     return None if array is None else array.ctypes.data
 
