@@ -8,6 +8,7 @@ Pictures are read by the same decoder and the same flow as serving uses, once, a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def train_stream(
     with Reporter(run_dir, config.steps) as report:
         while step < config.steps and (minutes is None or time.monotonic() - start < 60 * minutes):
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * 0.5 * (1 + np.cos(np.pi * step / config.steps)) + 1e-5
+                group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps)) + 1e-5
             torch.manual_seed((config.seed * 1_000_003 + step) % 2**31)
             inputs, kinds, sounds = _batch(config, clips, targets, np.random.default_rng([config.seed, 31, step]))
             output = stream.train()(inputs.to(device))
@@ -165,7 +166,7 @@ def train_stream(
 def _batch(
     config: StreamTrainConfig, clips: Sequence[SeenClip], targets: Sequence[np.ndarray], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> inputs (B, S, C, h, w), kinds (B,), event targets (B, S). Each clip is mirrored, cropped and restyled at random."""
+    """-> inputs (B, S, C, h, w), kinds (B,), event targets (B, S). Mirrored, cropped and restyled at random."""
     network = config.network
     inputs, kinds, sounds = [], [], []
     for index in rng.integers(len(clips), size=config.batch_clips):

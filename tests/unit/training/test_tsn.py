@@ -1,0 +1,42 @@
+"""Promises of the training of the TSN streams."""
+
+import numpy as np
+import pytest
+import torch
+
+from s2s.events import SoundEvent
+from s2s.training import tsn
+from s2s.training.tsn import FLOW_PX, RGB_PX, SeenClip, StreamTrainConfig, train_stream
+from s2s.tsn.config import small_flow, small_rgb
+
+KINDS = ("drum", "bell")
+
+
+def seen(kind: int) -> SeenClip:
+    """Half a second of noise; T = 11."""
+    rng = np.random.default_rng(kind)
+    return SeenClip(
+        rgb=rng.integers(0, 256, (11, RGB_PX, RGB_PX, 3), np.uint8),
+        flow=rng.standard_normal((11, FLOW_PX, FLOW_PX, 2)).astype(np.float16),
+        photo=np.zeros((0, 1280), np.float32),
+        events=[SoundEvent(0.25, KINDS[kind], 1.0, 1.0)],
+        kind=kind,
+    )
+
+
+@pytest.mark.parametrize("network", [small_rgb(KINDS), small_flow(KINDS)], ids=["rgb", "flow"])
+def test_a_stream_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypatch, network):
+    clips = [seen(0), seen(1)]
+    config = StreamTrainConfig(network=network, steps=3, batch_clips=2, snippets=2, checkpoint_minutes=0.0)
+    straight = train_stream(config, clips, tmp_path / "straight")
+    batches = iter([tsn._batch, tsn._batch])
+
+    def stop_after_two(*args):
+        return next(batches)(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(tsn, "_batch", stop_after_two)
+        train_stream(config, clips, tmp_path / "stopped")
+    resumed = train_stream(config, clips, tmp_path / "stopped")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
