@@ -63,7 +63,7 @@ def _levels_db(waveform: np.ndarray) -> np.ndarray:
 
 
 def _voiced_share(waveform: np.ndarray, active: np.ndarray) -> float:
-    """Share of active frames with a pitch in a voice's range that moves: a bell's pitch stands still, a hit has none."""
+    """Share of active frames with a pitch in a voice's range that moves; a bell's stands still."""
     if active.sum() < 20:
         return 0.0
     low = sosfiltfilt(butter(2, (60, 1000), btype="bandpass", fs=SAMPLE_RATE, output="sos"), waveform)

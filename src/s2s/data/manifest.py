@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -100,11 +100,6 @@ def write_manifest(root: Path, clips: Iterable[Clip], dropped: Iterable[Clip], a
     for name, rows in (("dropped.jsonl", dropped), ("manifest.jsonl", clips)):
         lines = [clip.to_json(root) + "\n" for clip in sorted(rows, key=lambda clip: clip.id)]
         write_whole(root / name, "".join(lines))
-
-
-def relocated(clip: Clip, root: Path) -> Clip:
-    """The same clip of a set that lies in another folder."""
-    return replace(clip, video=root / "clips" / clip.video.name, audio=root / "audio" / clip.audio.name)
 
 
 def verify_set(root: Path) -> int:
