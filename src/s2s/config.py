@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
@@ -62,15 +63,42 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="tries of a job whose worker is lost")
     max_queued: int = Field(100, ge=1, description="jobs that may wait; above it new ones are refused with 503")
     result_ttl_s: float = Field(86_400.0, gt=0, description="finished jobs and their files are kept so long, seconds")
+    database_url: str = Field("", description="postgresql://...: a job table shared by replicas; empty: SQLite")
+    secret_key: SecretStr | None = Field(None, description="signs cookies and shared links; with PostgreSQL required")
+    require_keys: bool | None = Field(None, description="API keys are required; unset: unless bound to loopback")
+    anonymous: bool | None = Field(None, description="browsers need no key; unset: only on loopback")
+    cors_origins: str = Field("", description="origins of other sites whose pages may use the API, with commas")
+    embedded_worker: bool = Field(True, description="the gateway works on jobs too; else `s2s worker` does")
+    drain_s: float = Field(5.0, ge=0, description="when told to stop, running jobs get so long to finish, seconds")
+    max_queued_per_owner: int = Field(20, ge=1, description="jobs of one owner that may wait")
+    uploads_per_min: int = Field(60, ge=1, description="clips and retakes that one owner may send in a minute")
+    max_uploads: int = Field(16, ge=1, description="uploads that may be coming in at once")
+    upload_stall_s: float = Field(20.0, gt=0, description="an upload silent for so long is given up, seconds")
+    storage_bytes: int = Field(20_000_000_000, ge=1, description="uploads and results of all jobs together, bytes")
     http_max_bytes: int = Field(50_000_000, description="largest upload over HTTP, bytes")
     http_max_duration_s: float = Field(120.0, description="longest upload over HTTP, seconds")
     cli_max_bytes: int = Field(2_000_000_000, description="largest file on the command line, bytes")
     cli_max_duration_s: float = Field(600.0, description="longest file on the command line, seconds")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_format: Literal["text", "json"] = Field("text", description="text or json")
 
     def environment(self) -> dict[str, str]:
         """These settings as `S2S_*` variables, for a child process."""
-        return {f"S2S_{name.upper()}": str(value) for name, value in self if value is not None}
+        told = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in self}
+        return {f"S2S_{name.upper()}": str(value) for name, value in told.items() if value is not None}
+
+    @property
+    def on_loopback(self) -> bool:
+        """Only this machine can reach the gateway (unless a proxy lets others in)."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def keys_required(self) -> bool:
+        return not self.on_loopback if self.require_keys is None else self.require_keys
+
+    @property
+    def anonymous_allowed(self) -> bool:
+        return self.on_loopback if self.anonymous is None else self.anonymous
 
     @property
     def http_limits(self) -> Limits:

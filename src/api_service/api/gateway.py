@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import secrets
 import time
 import uuid
 from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from api_service.api import derive, schemas
+from api_service.api.access import Caller, CallerOf, Gatekeeper, Signer
 from api_service.api.blobs import UPLOAD, Blobs, result_name
 from api_service.api.jobs import JobWorker
 from api_service.api.store import FINISHED, Job, JobStore, Queue, State
@@ -22,6 +24,7 @@ from api_service.api.uploads import receive
 from s2s.config import Settings
 from s2s.errors import InputError, UpstreamError
 from s2s.media.gate import check_container
+from s2s.wire import Wishes, validated
 
 DERIVED_AT_ONCE = 2  # ffmpeg processes of the gateway
 WAV, PEAKS, SPECTROGRAM, H264 = "audio.wav", "peaks.json", "spectrogram.png", "h264.mp4"
@@ -30,31 +33,67 @@ WAV, PEAKS, SPECTROGRAM, H264 = "audio.wav", "peaks.json", "spectrogram.png", "h
 class Service:
     """Built once by `create_app`."""
 
-    def __init__(self, config: Settings, store: JobStore, blobs: Blobs, worker: JobWorker):
+    def __init__(
+        self,
+        config: Settings,
+        store: JobStore,
+        blobs: Blobs,
+        worker: JobWorker,
+        gatekeeper: Gatekeeper,
+        signer: Signer,
+    ):
         self.config, self.store, self.blobs, self.worker = config, store, blobs, worker
+        self.gatekeeper, self._signer = gatekeeper, signer
         self._deriving: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._derivers = asyncio.Semaphore(DERIVED_AT_ONCE)
 
-    async def submit(self, request: Request, idempotency_key: str | None = None) -> Job:
+    async def submit(self, request: Request, caller: Caller, idempotency_key: str | None = None) -> Job:
         """Takes an upload in: to disk, through the gate, into the queue. Nothing is left of one that is refused."""
-        if idempotency_key and (earlier := await self.store.by_key(idempotency_key)):
-            return earlier
-        if await self.store.waiting() >= self.config.max_queued:
-            raise UpstreamError("Too many jobs are waiting.", code="queue_full", hint="Try again in a while.")
+        if idempotency_key:
+            idempotency_key = hashlib.sha256(f"{caller.owner}|{idempotency_key}".encode()).hexdigest()
+            if earlier := await self.store.by_key(idempotency_key):
+                return earlier
+        await self._admit(caller)
         job_id = str(uuid.uuid4())
         with self.blobs.scratch() as folder:
             file = folder / "upload"
             upload = await receive(request, file, self.config.http_limits)
             await asyncio.to_thread(check_container, file, self.config.http_limits)
+            n_bytes = file.stat().st_size
             await self.blobs.put(job_id, UPLOAD, file)
+        return await self._enqueue(
+            job_id,
+            owner=caller.owner,
+            filename=upload.filename,
+            wishes=upload.wishes,
+            stored_bytes=n_bytes,
+            idempotency_key=idempotency_key,
+        )
+
+    async def retake(self, job: Job, caller: Caller, changes: dict) -> Job:
+        """A new job from the kept upload of another; what is not in `changes` stays as it was asked for.
+
+        Raises InputError gone.
+        """
+        await self._admit(caller)
+        wishes = validated(Wishes, {**job.wishes, **changes})
+        job_id = str(uuid.uuid4())
         try:
-            job = await self.store.create(
-                job_id,
-                filename=upload.filename,
-                seed=upload.seed,
-                category=upload.category,
-                idempotency_key=idempotency_key,
-            )
+            n_bytes = await self.blobs.copy(job.id, UPLOAD, job_id)
+        except FileNotFoundError as exc:
+            raise InputError("The upload is gone.", code="gone", hint="Send the clip again.") from exc
+        return await self._enqueue(
+            job_id, owner=caller.owner, filename=job.filename, wishes=wishes, stored_bytes=n_bytes
+        )
+
+    async def _admit(self, caller: Caller) -> None:
+        if await self.store.waiting() >= self.config.max_queued:
+            raise UpstreamError("Too many jobs are waiting.", code="queue_full", hint="Try again in a while.")
+
+    async def _enqueue(self, job_id: str, **values: Any) -> Job:
+        """The blob is there; now the row."""
+        try:
+            job = await self.store.create(job_id, **values)
         except BaseException:
             await self.blobs.delete(job_id)
             raise
@@ -62,12 +101,38 @@ class Service:
             await self.blobs.delete(job_id)
         return job
 
-    async def find(self, job_id: str) -> Job:
-        if job := await self.store.get(job_id):
+    async def find(self, job_id: str, caller: Caller) -> Job:
+        """Raises InputError not_found, also for a job of somebody else."""
+        job = await self.store.get(job_id)
+        if job is None or not caller.may_see(job.owner):
+            raise InputError(
+                "There is no such job.", code="not_found", hint="It may have been deleted; send the clip again."
+            )
+        return job
+
+    # A link to share: /s/<token>. The token follows from a nonce and our secret, so that asking again gives the same
+    # link, while the database holds neither the token nor anything that it could be made from alone.
+
+    async def share(self, job: Job) -> str:
+        """The token of the link, new or the one there is. Raises InputError gone."""
+        if job.state == State.EXPIRED:
+            raise gone()
+        nonce = job.share_nonce or secrets.token_hex(16)
+        token = self._share_token(job, nonce)
+        if job.share_nonce is None:
+            await self.store.share(job.id, nonce, _hash(token))
+        return token
+
+    async def unshare(self, job: Job) -> None:
+        await self.store.share(job.id, None, None)
+
+    async def find_shared(self, token: str) -> Job:
+        if job := await self.store.by_share(_hash(token)):
             return job
-        raise InputError(
-            "There is no such job.", code="not_found", hint="It may have been deleted; send the clip again."
-        )
+        raise InputError("This link leads nowhere.", code="not_found", hint="It may have been revoked or have expired.")
+
+    def _share_token(self, job: Job, nonce: str) -> str:
+        return self._signer.token("share", job.id, nonce)
 
     async def view(self, job: Job, root_path: str = "") -> schemas.Job:
         here = f"{root_path}/v1/jobs/{job.id}"
@@ -77,14 +142,26 @@ class Service:
             state=job.state.value,
             created_at=timestamp(job.created_at),
             filename=job.filename,
-            options=schemas.Options(seed=job.seed, category=job.category),
+            options=job.asked,
             progress=job.progress,
             queue_position=queue and queue.position,
             eta_s=self._eta_s(job, queue),
             problem=job.problem,
             report=job.report,
             expires_at=self.expires_at(job),
+            shared=f"{root_path}/s/{self._share_token(job, job.share_nonce)}" if job.share_nonce else None,
             links=schemas.Links.of(here),
+        )
+
+    def view_shared(self, job: Job, token: str, root_path: str = "") -> schemas.SharedJob:
+        return schemas.SharedJob(
+            state=job.state.value,
+            created_at=timestamp(job.created_at),
+            filename=job.filename,
+            progress=job.progress,
+            report=job.report,
+            expires_at=self.expires_at(job),
+            links=schemas.ResultLinks.of(f"{root_path}/v1/shared/{token}"),
         )
 
     def expires_at(self, job: Job) -> str | None:
@@ -139,7 +216,9 @@ class Service:
             }[name]
             async with self._derivers:
                 await asyncio.to_thread(make)
+            n_bytes = target.stat().st_size
             await self.blobs.put(job.id, name, target)
+        await self.store.add_stored(job.id, n_bytes)
         if await self.store.get(job.id) is None:  # deleted in the meantime
             await self.blobs.delete(job.id)
             raise gone()
@@ -162,6 +241,10 @@ def gone() -> InputError:
     return InputError("The result is gone.", code="gone", hint="Send the clip again.")
 
 
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
 def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -181,8 +264,8 @@ def service_of(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(service_of)]
 
 
-async def job_of(job_id: str, service: ServiceOf) -> Job:
-    return await service.find(job_id)
+async def job_of(job_id: str, service: ServiceOf, caller: CallerOf) -> Job:
+    return await service.find(job_id, caller)
 
 
 JobOf = Annotated[Job, Depends(job_of)]

@@ -31,43 +31,51 @@ class JobWorker:
     def __init__(self, store: JobStore, blobs: Blobs, models: ModelClient, config: Settings):
         self.model_server = "unknown"  # ready, busy or unavailable, as its last answer told
         self._store, self._blobs, self._models, self._config = store, blobs, models, config
+        self._lanes: list[asyncio.Task] = []
         self._tasks: list[asyncio.Task] = []
+        self._stopping = False
 
     def start(self) -> None:
         if self._config.cancel_dir:
             self._config.cancel_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lanes = [self._lane() for _ in range(self._config.model_workers)]
-        self._tasks = [asyncio.create_task(task) for task in (*lanes, self._sweep())]
+        self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._config.model_workers)]
+        self._tasks = [*self._lanes, asyncio.create_task(self._sweep())]
 
     async def stop(self) -> None:
-        """Running jobs go back to the queue, which does not count as an attempt; the model server is told to stop."""
+        """No job is claimed any more; running ones get `drain_s` to finish. What still runs then goes back to the
+        queue, which does not count as an attempt, and the model server is told to stop."""
+        self._stopping = True
+        self._store.signals.send("queue")
+        await asyncio.wait(self._lanes, timeout=self._config.drain_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _lane(self) -> None:
         pause_s = PAUSE_S[0]
-        while True:
+        while not self._stopping:
             try:
-                job = await self._next()
-                served = await self._work(job)
-                if not served:
-                    await asyncio.sleep(pause_s)
-                pause_s = PAUSE_S[0] if served else min(PAUSE_S[1], 2 * pause_s)
+                if job := await self._next():
+                    served = await self._work(job)
+                    if not served:
+                        await asyncio.sleep(pause_s)
+                    pause_s = PAUSE_S[0] if served else min(PAUSE_S[1], 2 * pause_s)
             except asyncio.CancelledError:
                 raise
             except Exception:  # the database is away, the disk is full: the lane outlives it
                 log.exception("a lane stumbled")
                 await asyncio.sleep(2.0)
 
-    async def _next(self) -> Job:
+    async def _next(self) -> Job | None:
+        """A job that is now ours; None when the worker stops."""
         with self._store.signals.watch("queue") as waiting:
-            while True:
+            while not self._stopping:
                 waiting.clear()
                 if job := await self._store.claim(self._config.lease_s):
                     return job
                 with suppress(TimeoutError):
                     await asyncio.wait_for(waiting.wait(), POLL_S)
+        return None
 
     async def _work(self, job: Job) -> bool:
         """One attempt under a lease. False when the model server could not take it now."""

@@ -16,9 +16,11 @@ from s2s.wire import STATUS_OF_CODE, Problem
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = {503: "10"}
+EXTRA_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "10"}}
 CODE_OF_STATUS = {
     400: "bad_request",
+    401: "key_required",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     413: "too_large",
@@ -46,6 +48,14 @@ SAID = {
     "not_ready": "The job has no result yet, or none will come: see its state.",
     "gone": "The result has expired or was deleted.",
     "bad_range": "There are no such bytes.",
+    "key_required": "An API key is required.",
+    "bad_key": "The API key is wrong, revoked or expired.",
+    "forbidden": "The API key's scopes do not allow this.",
+    "cross_site": "A page of another site asked.",
+    "too_slow": "The upload stood still for too long.",
+    "rate_limited": "Too many in a short time; `Retry-After` tells when to try again.",
+    "storage_full": "The storage quota is used up; results that expire make room.",
+    "too_many_uploads": "Too many uploads are coming in; try again at once.",
     "queue_full": "Too many jobs wait; try again later.",
     "internal": "Something failed on our side.",
 }
@@ -78,12 +88,12 @@ def describe(*codes: str) -> dict[int | str, dict]:
 
 def respond(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     problem = problem.model_copy(update={"request_id": request.scope.get("request_id")})
-    extra = {"Retry-After": RETRY_AFTER_S[problem.status]} if problem.status in RETRY_AFTER_S else {}
+    extra = EXTRA_HEADERS.get(problem.status, {})
     return JSONResponse(
         problem.model_dump(exclude_none=True),
         problem.status,
         media_type=MEDIA_TYPE,
-        headers={**(headers or {}), **extra, "Cache-Control": "no-store"},
+        headers={**extra, **(headers or {}), "Cache-Control": "no-store"},
     )
 
 

@@ -25,7 +25,7 @@ NO_RESULT = ("not_found", "not_ready", "gone")
 IfNoneMatch = Annotated[str | None, Header(description="An ETag that is still good is answered with 304.")]
 
 
-def _file(*media_types: str) -> dict[str, Any]:
+def _file(codes: tuple[str, ...], *media_types: str) -> dict[str, Any]:
     """Keyword arguments of a route that answers with a file."""
     return {
         "response_class": FileResponse,
@@ -33,16 +33,19 @@ def _file(*media_types: str) -> dict[str, Any]:
             200: {"description": "The whole file.", "content": {kind: {} for kind in media_types}},
             206: {"description": "The part that `Range` asked for."},
             304: {"description": "`If-None-Match` has the ETag."},
-            **describe(*NO_RESULT, "bad_range"),
+            **describe(*NO_RESULT, "bad_range", *codes),
         },
     }
 
 
-def add_reads(router: APIRouter, job_of: Callable[..., Any]) -> None:
-    """Adds /result, /audio.wav, /peaks.json, /spectrogram.png and /description. `job_of` finds the job or raises."""
+def add_reads(router: APIRouter, job_of: Callable[..., Any], *codes: str) -> None:
+    """Adds /result, /audio.wav, /peaks.json, /spectrogram.png and /description. `job_of` finds the job or raises.
+
+    `codes`: what it may raise beside not_found.
+    """
     found = Depends(job_of)
 
-    @router.get("/result", summary="The clip with its sound", **_file("video/mp4", "video/webm"))
+    @router.get("/result", summary="The clip with its sound", **_file(codes, "video/mp4", "video/webm"))
     async def get_result(
         request: Request,
         service: ServiceOf,
@@ -59,20 +62,20 @@ def add_reads(router: APIRouter, job_of: Callable[..., Any]) -> None:
         path = await service.result(job)
         return file_answer(request, path, job, MEDIA_TYPE[job.container], f"-with-sound.{job.container}")
 
-    @router.get("/audio.wav", summary="Its sound alone", **_file("audio/wav"))
+    @router.get("/audio.wav", summary="Its sound alone", **_file(codes, "audio/wav"))
     async def get_audio(
         request: Request, service: ServiceOf, job: Job = found, if_none_match: IfNoneMatch = None
     ) -> Response:
         """16-bit mono WAV, exactly as long as the clip; made on the first demand."""
         return file_answer(request, await service.derived(job, WAV), job, "audio/wav", "-sound.wav")
 
-    @router.get("/peaks.json", summary="Its sound as a line to draw", response_model=schemas.Peaks, **_file())
+    @router.get("/peaks.json", summary="Its sound as a line to draw", response_model=schemas.Peaks, **_file(codes))
     async def get_peaks(
         request: Request, service: ServiceOf, job: Job = found, if_none_match: IfNoneMatch = None
     ) -> Response:
         return file_answer(request, await service.derived(job, PEAKS), job, "application/json", "-peaks.json")
 
-    @router.get("/spectrogram.png", summary="Its sound as a picture", **_file("image/png"))
+    @router.get("/spectrogram.png", summary="Its sound as a picture", **_file(codes, "image/png"))
     async def get_spectrogram(
         request: Request, service: ServiceOf, job: Job = found, if_none_match: IfNoneMatch = None
     ) -> Response:
@@ -85,7 +88,7 @@ def add_reads(router: APIRouter, job_of: Callable[..., Any]) -> None:
         response_model=schemas.Description,
         responses={
             200: {"description": "As JSON, or as text by `Accept: text/plain`.", "content": {"text/plain": {}}},
-            **describe(*NO_RESULT),
+            **describe(*NO_RESULT, *codes),
         },
     )
     async def get_description(

@@ -1,4 +1,4 @@
-"""The API: jobs, what they may be, and the three routes of the original project on top of the same jobs."""
+"""The API: jobs, shared links, limits, and the three routes of the original project on top of the same jobs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from pydantic import BaseModel
 
 from api_service.api import schemas
-from api_service.api.gateway import JobOf, Service, ServiceOf, job_of, root_path
+from api_service.api.access import CallerOf
+from api_service.api.gateway import JobOf, Service, ServiceOf, etag_of, job_of, root_path
 from api_service.api.problems import describe
-from api_service.api.results import MEDIA_TYPE, add_reads, file_answer
+from api_service.api.results import MEDIA_TYPE, IfNoneMatch, add_reads, file_answer
 from api_service.api.store import FINISHED, Job, State
+from s2s.errors import InputError
+from s2s.wire import Wishes
 
 REFUSALS = (
     "bad_request",
@@ -35,8 +39,9 @@ REFUSALS = (
     "too_many_frames",
     "external_reference",
     "bad_input",
-    "queue_full",
 )
+DENIALS = ("key_required", "bad_key", "forbidden", "cross_site")
+FULL = ("rate_limited", "queue_full", "storage_full")
 SSE_POLL_S = 0.5
 SSE_PING_S = 15.0
 UPLOAD_BODY = {
@@ -64,6 +69,13 @@ UPLOAD_BODY = {
                             "type": "string",
                             "description": "kind of sound, see /v1/models; default: recognised",
                         },
+                        "events": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": 'the moments to be heard, as JSON: `[{"time_s": 2.1, "strength": 0.8}]`',
+                        },
+                        "offset_ms": {"type": "number", "minimum": -1000, "maximum": 1000, "default": 0},
+                        "gain_db": {"type": "number", "minimum": -40, "maximum": 20, "default": 0},
                     },
                 }
             },
@@ -78,6 +90,7 @@ UPLOAD_BODY = {
 
 jobs_api = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 about_api = APIRouter(tags=["about"])
+shared_api = APIRouter(prefix="/v1/shared/{token}", tags=["shared"])
 legacy_api = APIRouter(tags=["original project"])
 
 
@@ -87,12 +100,16 @@ legacy_api = APIRouter(tags=["original project"])
     response_model=schemas.Job,
     summary="Send a clip",
     openapi_extra=UPLOAD_BODY,
-    responses={202: {"description": "The job waits. `Location` is its address."}, **describe(*REFUSALS)},
+    responses={
+        202: {"description": "The job waits. `Location` is its address."},
+        **describe(*REFUSALS, *DENIALS, *FULL),
+    },
 )
 async def create_job(
     request: Request,
     response: Response,
     service: ServiceOf,
+    caller: CallerOf,
     idempotency_key: Annotated[
         str | None, Header(max_length=100, description="The same key: the same job, once.")
     ] = None,
@@ -101,15 +118,114 @@ async def create_job(
 
     `curl -F file=@clip.mp4 http://127.0.0.1:9000/v1/jobs`
     """
-    job = await service.view(await service.submit(request, idempotency_key), root_path(request))
+    job = await service.view(await service.submit(request, caller, idempotency_key), root_path(request))
     response.headers["Location"] = job.links.self
     return job
 
 
-@jobs_api.get("/{job_id}", summary="How far is it?", responses=describe("not_found"))
-async def get_job(request: Request, job: JobOf, service: ServiceOf, response: Response) -> schemas.Job:
+@jobs_api.get("", summary="My jobs", responses=describe("bad_request", *DENIALS))
+async def list_jobs(
+    request: Request,
+    service: ServiceOf,
+    caller: CallerOf,
+    response: Response,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    state: State | None = None,
+) -> schemas.JobPage:
+    """Newest first. Jobs that nobody owns (sent without key or cookie) are not listed."""
     response.headers["Cache-Control"] = "no-store"
-    return await service.view(job, root_path(request))
+    if caller.owner in ("", "visitor:"):
+        return schemas.JobPage(jobs=[], next_cursor=None)
+    found = await service.store.page(caller.owner, state, _read_cursor(cursor), limit + 1)
+    shown = [await service.view(job, root_path(request)) for job in found[:limit]]
+    last = found[limit - 1] if len(found) > limit else None
+    return schemas.JobPage(jobs=shown, next_cursor=last and f"{last.created_at.hex()}_{last.id}")
+
+
+def _read_cursor(cursor: str | None) -> tuple[float, str] | None:
+    if cursor is None:
+        return None
+    at, _, job_id = cursor.partition("_")
+    try:
+        return float.fromhex(at), job_id
+    except (ValueError, OverflowError) as exc:
+        raise InputError("This is no cursor.", code="bad_request", hint="Use `next_cursor` as it was told.") from exc
+
+
+@jobs_api.get(
+    "/{job_id}",
+    summary="How far is it?",
+    response_model=schemas.Job,
+    responses={304: {"description": "`If-None-Match` has the ETag."}, **describe("not_found", *DENIALS)},
+)
+async def get_job(request: Request, job: JobOf, service: ServiceOf, if_none_match: IfNoneMatch = None) -> Response:
+    return _status(request, await service.view(job, root_path(request)))
+
+
+def _status(request: Request, told: BaseModel) -> Response:
+    """With an ETag of all that is told, so that a poll costs nothing while nothing changes."""
+    body = told.model_dump_json()
+    headers = {"ETag": etag_of(body), "Cache-Control": "private, no-cache"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
+
+
+@jobs_api.post(
+    "/{job_id}/retake",
+    status_code=202,
+    summary="Again, but otherwise",
+    responses={
+        202: {"description": "A new job waits. `Location` is its address."},
+        **describe("not_found", "gone", "bad_input", "bad_request", *DENIALS, *FULL),
+    },
+)
+async def retake_job(
+    request: Request, response: Response, job: JobOf, service: ServiceOf, caller: CallerOf, wishes: Wishes
+) -> schemas.Job:
+    """A new job from the kept upload. What is not said stays as it was; `null`: kind and moments are found again."""
+    changes = wishes.model_dump(mode="json", exclude_unset=True)
+    told = await service.view(await service.retake(job, caller, changes), root_path(request))
+    response.headers["Location"] = told.links.self
+    return told
+
+
+@jobs_api.post(
+    "/{job_id}/share", summary="A link to show it to others", responses=describe("not_found", "gone", *DENIALS)
+)
+async def share_job(request: Request, job: JobOf, service: ServiceOf) -> schemas.Share:
+    """Whoever has the link can see and hear the result until it expires or the link is revoked. Asking again tells the
+    same link."""
+    token = await service.share(job)
+    return schemas.Share(url=f"{root_path(request)}/s/{token}", token=token, expires_at=service.expires_at(job))
+
+
+@jobs_api.delete(
+    "/{job_id}/share", status_code=204, summary="Revoke the link", responses=describe("not_found", *DENIALS)
+)
+async def unshare_job(job: JobOf, service: ServiceOf) -> None:
+    await service.unshare(job)
+
+
+async def shared_job_of(token: Annotated[str, Path(max_length=100)], service: ServiceOf) -> Job:
+    return await service.find_shared(token)
+
+
+@shared_api.get(
+    "",
+    summary="What a shared link shows",
+    response_model=schemas.SharedJob,
+    responses={304: {"description": "`If-None-Match` has the ETag."}, **describe("not_found")},
+)
+async def get_shared(
+    request: Request,
+    token: str,
+    service: ServiceOf,
+    job: Job = Depends(shared_job_of),
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    return _status(request, service.view_shared(job, token, root_path(request)))
 
 
 @jobs_api.get(
@@ -130,7 +246,7 @@ async def get_job(request: Request, job: JobOf, service: ServiceOf, response: Re
             },
         },
         204: {"description": "The job is finished and the client has seen every event: EventSource stops asking."},
-        **describe("not_found"),
+        **describe("not_found", *DENIALS),
     },
 )
 async def follow_job(
@@ -196,13 +312,15 @@ def _sse(name: str, data: dict, seq: int | None = None) -> bytes:
     )
 
 
-@jobs_api.post("/{job_id}/cancel", status_code=202, summary="Stop it", responses=describe("not_found"))
+@jobs_api.post("/{job_id}/cancel", status_code=202, summary="Stop it", responses=describe("not_found", *DENIALS))
 async def cancel_job(request: Request, job: JobOf, service: ServiceOf) -> schemas.Job:
     """A job that is already finished stays as it is."""
     return await service.view(await service.store.cancel(job.id) or job, root_path(request))
 
 
-@jobs_api.delete("/{job_id}", status_code=204, summary="Delete it and its files", responses=describe("not_found"))
+@jobs_api.delete(
+    "/{job_id}", status_code=204, summary="Delete it and its files", responses=describe("not_found", *DENIALS)
+)
 async def delete_job(job: JobOf, service: ServiceOf) -> None:
     """The upload and the result are deleted at once; a running job is stopped."""
     await service.store.delete(job.id)
@@ -210,8 +328,9 @@ async def delete_job(job: JobOf, service: ServiceOf) -> None:
 
 
 _reads = APIRouter(prefix="/{job_id}")
-add_reads(_reads, job_of)
+add_reads(_reads, job_of, *DENIALS)
 jobs_api.include_router(_reads)
+add_reads(shared_api, shared_job_of)
 
 
 @about_api.get("/v1/limits", summary="What an upload may be")
@@ -221,8 +340,9 @@ async def get_limits(service: ServiceOf) -> schemas.PublishedLimits:
         **limits.model_dump(),
         max_frames=limits.max_frames,
         containers=["mp4", "mov", "webm"],
-        max_queued=config.max_queued,
-        result_ttl_s=config.result_ttl_s,
+        retention_s=config.result_ttl_s,
+        key_required=config.keys_required and not config.anonymous_allowed,
+        quotas=schemas.Quotas(**{name: getattr(config, name) for name in schemas.Quotas.model_fields}),
     )
 
 
@@ -256,18 +376,20 @@ async def readyz(service: ServiceOf) -> schemas.Health:
     return schemas.Health(model_server=service.worker.model_server)
 
 
-@legacy_api.post("/predict", summary="Send a clip", openapi_extra=UPLOAD_BODY, responses=describe(*REFUSALS))
-async def predict(request: Request, service: ServiceOf) -> schemas.PredictionStarted:
+@legacy_api.post(
+    "/predict", summary="Send a clip", openapi_extra=UPLOAD_BODY, responses=describe(*REFUSALS, *DENIALS, *FULL)
+)
+async def predict(request: Request, service: ServiceOf, caller: CallerOf) -> schemas.PredictionStarted:
     """As the original project had it; it answers at once. New clients use `POST /v1/jobs`."""
-    job = await service.submit(request)
+    job = await service.submit(request, caller)
     return schemas.PredictionStarted(filename=f"{job.id}.mp4")
 
 
 @legacy_api.get("/status/{filename}", summary="How far is it?")
-async def status(filename: str, service: ServiceOf) -> schemas.PredictionStatus:
+async def status(filename: str, service: ServiceOf, caller: CallerOf) -> schemas.PredictionStatus:
     """A name that nobody knows is `not_started`."""
     job = await service.store.get(filename.removesuffix(".mp4"))
-    if job is None:
+    if job is None or not caller.may_see(job.owner):
         return schemas.PredictionStatus(status="not_started")
     if job.state not in FINISHED:
         return schemas.PredictionStatus(status="processing")
@@ -283,7 +405,7 @@ async def status(filename: str, service: ServiceOf) -> schemas.PredictionStatus:
         **describe("not_found", "not_ready", "gone"),
     },
 )
-async def get_video(request: Request, filename: str, service: ServiceOf) -> Response:
-    job = await service.find(filename.removesuffix(".mp4"))
+async def get_video(request: Request, filename: str, service: ServiceOf, caller: CallerOf) -> Response:
+    job = await service.find(filename.removesuffix(".mp4"), caller)
     path = await service.result(job)
     return file_answer(request, path, job, MEDIA_TYPE[job.container], "", filename=filename, attach=True)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from s2s.events import Stage
-from s2s.wire import Problem
+from s2s.wire import Problem, Wishes
 
 StateName = Literal["queued", "running", "succeeded", "failed", "canceling", "canceled", "expired"]
 
@@ -41,11 +41,6 @@ class Report(BaseModel):
     stage_seconds: dict[str, float] = Field(default={}, description="wall seconds by stage")
 
 
-class Options(BaseModel):
-    seed: int = 0
-    category: str | None = None
-
-
 class ResultLinks(BaseModel):
     """There is something behind them once the job has succeeded."""
 
@@ -66,6 +61,8 @@ class ResultLinks(BaseModel):
 class Links(ResultLinks):
     events: str
     cancel: str
+    share: str
+    retake: str
 
 
 class Job(BaseModel):
@@ -77,13 +74,14 @@ class Job(BaseModel):
                     "state": "running",
                     "created_at": "2026-11-22T18:04:05.123Z",
                     "filename": "drum.mp4",
-                    "options": {"seed": 0, "category": None},
+                    "options": Wishes(seed=7).model_dump(),
                     "progress": {"stage": "frames", "step": 120, "total": 250, "fraction": 0.188},
                     "queue_position": None,
                     "eta_s": 12.5,
                     "problem": None,
                     "report": None,
                     "expires_at": None,
+                    "shared": None,
                     "links": Links.of("/v1/jobs/0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10").model_dump(),
                 }
             ]
@@ -94,14 +92,38 @@ class Job(BaseModel):
     state: StateName
     created_at: str = Field(description="RFC 3339, UTC")
     filename: str = Field(description="as the upload called itself; only for people")
-    options: Options
+    options: Wishes = Field(description="what was asked for")
     progress: JobProgress | None
     queue_position: int | None = Field(description="1 is next; null when the job does not wait")
     eta_s: float | None = Field(description="seconds until it is finished, from recent jobs; null when nobody can know")
     problem: Problem | None = Field(description="why it failed")
     report: Report | None = Field(description="when it succeeded")
     expires_at: str | None = Field(description="when the files are deleted; set once the job is finished")
+    shared: str | None = Field(description="the page of its shared link, where there is one")
     links: Links
+
+
+class SharedJob(BaseModel):
+    """What a shared link shows. It tells no id: whoever has the link can read, nothing else."""
+
+    state: StateName
+    created_at: str
+    filename: str
+    progress: JobProgress | None
+    report: Report | None
+    expires_at: str | None
+    links: ResultLinks
+
+
+class Share(BaseModel):
+    url: str = Field(description="of the page that shows the result, for people", examples=["/s/5f0c..."])
+    token: str
+    expires_at: str | None = Field(description="with the result; null while the job is not finished")
+
+
+class JobPage(BaseModel):
+    jobs: list[Job]
+    next_cursor: str | None = Field(description="for the next page; null on the last")
 
 
 class Peaks(BaseModel):
@@ -121,6 +143,13 @@ class Description(BaseModel):
     events: list[DescribedEvent]
 
 
+class Quotas(BaseModel):
+    max_queued: int = Field(description="jobs of all that may wait", examples=[100])
+    max_queued_per_owner: int = Field(examples=[20])
+    uploads_per_min: int = Field(description="clips and retakes of one owner", examples=[60])
+    storage_bytes: int = Field(description="uploads and results of all jobs together", examples=[20_000_000_000])
+
+
 class PublishedLimits(BaseModel):
     """What an upload may be, and what is kept for how long. The same values hold on every way in."""
 
@@ -131,8 +160,9 @@ class PublishedLimits(BaseModel):
     max_frames_per_s: float = Field(examples=[120.0])
     max_frames: int = Field(examples=[14_400])
     containers: list[str] = Field(examples=[["mp4", "mov", "webm"]])
-    max_queued: int = Field(examples=[100])
-    result_ttl_s: float = Field(examples=[86_400.0])
+    retention_s: float = Field(description="a finished job and its files are kept so long", examples=[86_400.0])
+    key_required: bool = Field(description="whether this caller needs an API key")
+    quotas: Quotas
 
 
 class Model(BaseModel):
@@ -161,9 +191,7 @@ class PredictionStatus(BaseModel):
     status: Literal["not_started", "processing", "completed", "error"]
 
 
-class JsonUpload(BaseModel):
+class JsonUpload(Wishes):
     """The body of a JSON upload; a list of one such object is taken too."""
 
     file: str = Field(description="the video, base64", json_schema_extra={"contentEncoding": "base64"})
-    seed: int = Field(0, ge=0, description="another seed is another take")
-    category: str | None = Field(None, description="kind of sound; null: recognised from the picture")

@@ -12,18 +12,21 @@ from importlib.resources import files
 from pathlib import Path
 
 import httpx
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_service.api import problems, schemas
+from api_service.api.access import Gatekeeper, KeyStore, Signer
 from api_service.api.blobs import Blobs
-from api_service.api.gateway import Service
+from api_service.api.database import Database
+from api_service.api.gateway import Service, service_of
 from api_service.api.jobs import JobWorker
 from api_service.api.model_client import ModelClient
-from api_service.api.routes import about_api, jobs_api, legacy_api
+from api_service.api.routes import about_api, jobs_api, legacy_api, shared_api
 from api_service.api.store import JobStore
 from s2s import __version__
 from s2s.config import Settings, settings
@@ -47,6 +50,7 @@ TAGS = [
         "name": "jobs",
         "description": "From a clip to its sound. A job survives a closed tab and a restart of the service.",
     },
+    {"name": "shared", "description": "What a shared link leads to: to read, nothing else."},
     {"name": "about", "description": "Limits, models, health."},
     {"name": "original project", "description": "The three routes that clients of the original project know."},
 ]
@@ -55,6 +59,7 @@ CSP = (
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 DOCS_CSP = CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")  # Swagger UI writes styles
+SHARED_CSP = CSP.replace("base-uri 'none'", "base-uri 'self'")
 DOCS_HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Silence to Sound: API</title><link rel="stylesheet" href="docs/assets/swagger-ui.css">
@@ -71,19 +76,20 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = JobStore.embedded(config.data_dir / "jobs.sqlite")
-        models = ModelClient(config, transport)
+        database, signer = Database.of(config), Signer.of(config)
+        store, models = JobStore(database), ModelClient(config, transport)
         blobs = Blobs(config.data_dir / "blobs", config.data_dir / "scratch")
         worker = JobWorker(store, blobs, models, config)
-        await store.open()
+        await database.open()
         worker.start()
-        app.state.service = Service(config, store, blobs, worker)
+        gatekeeper = Gatekeeper(config, signer, KeyStore(database))
+        app.state.service = Service(config, store, blobs, worker, gatekeeper, signer)
         try:
             yield
         finally:
             await worker.stop()
             await models.close()
-            await store.close()
+            await database.close()
 
     app = FastAPI(
         title="Silence to Sound",
@@ -97,11 +103,19 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     problems.install(app)
-    for router in (jobs_api, about_api, legacy_api):
+    for router in (jobs_api, shared_api, about_api, legacy_api):
         app.include_router(router)
     _add_docs(app)
     _add_page(app, config.page_dir)
     _add_schemas(app)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip().rstrip("/") for origin in config.cors_origins.split(",")],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Range"],
+            expose_headers=["Location", "ETag", "Retry-After", "RateLimit", "X-Request-ID"],
+        )
     app.add_middleware(Headers)
     return app
 
@@ -121,7 +135,7 @@ class Headers:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = scope["request_id"]
-                headers["Content-Security-Policy"] = DOCS_CSP if scope["path"] == "/docs" else CSP
+                headers["Content-Security-Policy"] = _policy(scope["path"])
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
                 headers["Cross-Origin-Opener-Policy"] = "same-origin"
@@ -130,6 +144,12 @@ class Headers:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+def _policy(path: str) -> str:
+    if path == "/docs":
+        return DOCS_CSP
+    return SHARED_CSP if path.startswith("/s/") else CSP
 
 
 def _add_docs(app: FastAPI) -> None:
@@ -151,8 +171,17 @@ def _add_page(app: FastAPI, folder: Path) -> None:
         return
 
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
+    async def page(request: Request) -> FileResponse:
+        """The page, and the cookie that owns this browser's jobs."""
+        answer = FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
+        service_of(request).gatekeeper.welcome(request, answer)
+        return answer
+
+    @app.get("/s/{token}", include_in_schema=False)
+    async def shared_page(token: str) -> HTMLResponse:
+        """The same page at a shared link; `base` lets its relative addresses resolve as if it stood at the root."""
+        html = (folder / "index.html").read_text().replace("<head>", '<head><base href="../">', 1)
+        return HTMLResponse(html, headers={"Cache-Control": "no-cache", "X-Robots-Tag": "noindex"})
 
     for name in PAGE_FOLDERS:
         if (folder / name).is_dir():

@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from api_service.api.database import NOW, Database, job_events, jobs
+from api_service.api.database import NOW, Database, job_events, jobs, whole
 from api_service.api.model_client import Generated
 from s2s.events import Progress
 from s2s.wire import Problem, Wishes
@@ -39,6 +39,7 @@ class State(StrEnum):
 
 FINISHED = {State.SUCCEEDED, State.FAILED, State.CANCELED, State.EXPIRED}
 ACTIVE = {State.RUNNING, State.CANCELING}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -114,6 +115,7 @@ class Signals:
                 del self._waiting[key]
 
 
+@whole
 class JobStore:
     """`signals` keys: a job's id (something changed), "stop:<id>" (its work should stop), "queue" (a job waits)."""
 
@@ -185,9 +187,7 @@ class JobStore:
 
     async def add_stored(self, job_id: str, n_bytes: int) -> None:
         async with self._write.begin() as db:
-            await db.execute(
-                update(jobs).where(jobs.c.id == job_id).values(stored_bytes=jobs.c.stored_bytes + n_bytes)
-            )
+            await db.execute(update(jobs).where(jobs.c.id == job_id).values(stored_bytes=jobs.c.stored_bytes + n_bytes))
 
     async def _one(self, condition: Any) -> Job | None:
         async with self._engine.connect() as db:

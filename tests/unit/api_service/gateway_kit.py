@@ -24,6 +24,9 @@ REPORT = {"duration_s": 1.0, "sample_rate": 22050, "seed": 0, "category": "drum"
           "stage_seconds": {"mel": 0.1}}
 
 
+LIMITS = Settings().http_limits
+
+
 def make_clip(path: Path, shade: int = 100, frames: int = 25) -> bytes:
     """One second of grey at 25 frames/s."""
     with av.open(str(path), "w") as file:
@@ -65,7 +68,8 @@ class ModelServer:
                     yield wire.progress_line(Progress(stage, step, 2)).encode()
                 self.entered.set()
                 await self.go_on.wait()
-            video = self.sound_of(body)
+            asked = wire.parse_prediction(body, request.headers, LIMITS)
+            video = self.sound_of(asked.file)
             for line in wire.chunk_lines(video):
                 yield line.encode()
             report = REPORT | {"seed": int(request.headers.get("x-s2s-seed", 0))}

@@ -1,0 +1,231 @@
+"""The tables, the two engines that hold them, and the revision that they must have.
+
+SQLite (WAL) is embedded and brings itself up to date; PostgreSQL is shared by replicas, so that one command does it
+(`s2s db upgrade`) and every process refuses to run on another revision. Whoever finds an empty database sets it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    event,
+    text,
+)
+from sqlalchemy import inspect as inspect_tables
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from s2s.config import Settings
+from s2s.errors import ArtifactError
+
+Store = TypeVar("Store")
+FIRST_REVISION = "0001"
+SETUP_LOCK = 0x533253  # of PostgreSQL's advisory locks: one process at a time changes the tables
+
+metadata = MetaData()
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("owner", String(80), nullable=False, server_default=""),
+    Column("state", String(10), nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),  # the fencing token
+    Column("failures", Integer, nullable=False, default=0),  # attempts that count: a busy model server does not
+    Column("seq", Integer, nullable=False, default=0),  # of the last event
+    Column("filename", String(200), nullable=False),
+    Column("idempotency_key", String(100), unique=True),  # a hash of owner and key
+    Column("wishes", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("not_before", Float, nullable=False),
+    Column("lease_until", Float),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("progress", JSON),
+    Column("problem", JSON),
+    Column("report", JSON),
+    Column("container", String(8)),  # of the result: mp4 or webm
+    Column("result_bytes", BigInteger),
+    Column("result_sha256", String(64)),
+    Column("stored_bytes", BigInteger, nullable=False, server_default="0"),  # of all blobs of the job
+    Column("share_nonce", String(32)),
+    Column("share_hash", String(64)),  # of the token in the link
+    Index("jobs_by_state", "state", "created_at"),
+    Index("jobs_by_owner", "owner", "created_at"),
+    Index("jobs_by_share", "share_hash", unique=True),
+)
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("event", String(10), nullable=False),
+    Column("data", JSON),
+)
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+)
+
+
+class DatabaseNow(FunctionElement):
+    """Seconds since 1970 by the database's clock."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(DatabaseNow)
+def _now_postgres(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
+    return "cast(extract(epoch from clock_timestamp()) as double precision)"
+
+
+@compiles(DatabaseNow, "sqlite")
+def _now_sqlite(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+NOW = DatabaseNow()
+
+
+def whole(store: type[Store]) -> type[Store]:
+    """Every coroutine of a store runs to its end even when its caller is canceled, who hears of it afterwards.
+
+    A connection that is dropped in the middle of a transaction may keep SQLite locked for everybody.
+    """
+
+    def run_whole(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        @wraps(method)
+        async def run(*args: Any, **kw: Any) -> Any:
+            task = asyncio.ensure_future(method(*args, **kw))
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                await asyncio.wait([task])
+                raise
+
+        return run
+
+    for name, method in vars(store).copy().items():
+        if inspect.iscoroutinefunction(method) and not name.startswith("_"):
+            setattr(store, name, run_whole(method))
+    return store
+
+
+class Database:
+    """`engine` to read, `write` for transactions that write."""
+
+    def __init__(self, url: str):
+        options = {} if url.startswith("sqlite") else {"pool_pre_ping": True, "pool_size": 10}
+        self.engine: AsyncEngine = create_async_engine(url, **options)
+        self.write: AsyncEngine = self.engine.execution_options(s2s_write=True)
+        self.embedded = self.engine.dialect.name == "sqlite"
+        if self.embedded:
+            _sqlite_setup(self.engine)
+
+    @classmethod
+    def of(cls, config: Settings) -> Database:
+        """The shared database of the settings, else the embedded one in the data directory."""
+        if config.database_url:
+            return cls(async_url(config.database_url))
+        return cls.in_file(config.data_dir / "jobs.sqlite")
+
+    @classmethod
+    def in_file(cls, path: Path) -> Database:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return cls(f"sqlite+aiosqlite:///{path}")
+
+    async def open(self) -> None:
+        """Raises ArtifactError when the tables are of another version of this software."""
+        async with self.write.begin() as db:
+            await db.run_sync(_bring_up_to_date, self.embedded)
+
+    async def upgrade(self) -> None:
+        """`s2s db upgrade`."""
+        async with self.write.begin() as db:
+            await db.run_sync(_bring_up_to_date, True)
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def async_url(url: str) -> str:
+    """A URL as people write it -> with the driver that we use. Raises ArtifactError."""
+    scheme, separator, rest = url.partition("://")
+    drivers = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+    known = drivers.get(scheme.split("+")[0])
+    if not separator or known is None:
+        raise ArtifactError("S2S_DATABASE_URL is not understood.", hint="Use postgresql://user:password@host/name.")
+    return f"{known}://{rest}"
+
+
+def _bring_up_to_date(db: Connection, may_upgrade: bool) -> None:
+    if db.dialect.name == "postgresql":
+        db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SETUP_LOCK})
+    config = Config()
+    config.set_main_option("script_location", "api_service:migrations")
+    config.attributes["connection"] = db
+    scripts = ScriptDirectory.from_config(config)
+    newest = scripts.get_current_head()
+    revision = MigrationContext.configure(db).get_current_revision()
+    if revision == newest:
+        return
+    if revision is not None and revision not in {script.revision for script in scripts.walk_revisions()}:
+        raise ArtifactError(
+            f"The database has revision {revision}; this version knows {newest}.", hint="Run the newer version of s2s."
+        )
+    tables = inspect_tables(db).get_table_names()
+    if revision is None and "jobs" in tables:  # from before there were revisions
+        command.stamp(config, FIRST_REVISION)
+        revision = FIRST_REVISION
+    if revision is not None and not may_upgrade:
+        raise ArtifactError(
+            f"The database has revision {revision}; this version needs {newest}.",
+            hint="Make a backup, stop the other processes, run `s2s db upgrade`.",
+        )
+    command.upgrade(config, "head")
+
+
+def _sqlite_setup(engine: AsyncEngine) -> None:
+    """WAL, and a write transaction that takes its lock at BEGIN instead of failing at the first write."""
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        immediate = connection.get_execution_options().get("s2s_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
