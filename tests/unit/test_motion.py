@@ -164,3 +164,18 @@ def test_a_clip_of_one_frame_still_has_features():
     assert motion.n_ticks == 25
     assert not motion.cells.any()
     assert motion.flow.shape[0] == 11
+
+
+def test_flow_that_is_taken_on_the_way_is_the_flow_that_is_kept():
+    background = scenery()
+    frames = [(k / 25, falling_disc(k / 25, background)) for k in range(40)]
+    kept = extract(iter(frames), 1.6, flow_rate=Fraction(22_050, 1024))
+    extractor, taken = MotionExtractor(Fraction(22_050, 1024)), []
+    for time_s, grey in frames:
+        extractor.push(grey, time_s)
+        taken += extractor.take_flow()
+    rest = extractor.finish(1.6)
+    assert len(taken) > 30
+    np.testing.assert_array_equal(np.concatenate([np.stack(taken), rest.flow]), kept.flow)
+    np.testing.assert_array_equal(rest.cells, kept.cells)
+    assert MotionExtractor().take_flow() == []

@@ -16,7 +16,14 @@ from dataclasses import asdict, dataclass
 import torch
 
 from s2s.wavenet_vocoder.config import WaveNetConfig
-from s2s.wavenet_vocoder.engine import EngineSampler, WaveNetEngine, available_isas, calibrate, peak_ops
+from s2s.wavenet_vocoder.engine import (
+    EngineSampler,
+    WaveNetEngine,
+    available_isas,
+    calibrate,
+    look_ahead_for,
+    peak_ops,
+)
 from s2s.wavenet_vocoder.sampler import Sampler
 from s2s.wavenet_vocoder.wavenet import WaveNet
 
@@ -149,7 +156,12 @@ def measure(rows: list[tuple[str, str, int, Bar]] = ROWS, rounds: int = ROUNDS) 
             wanted = [row for row in rows if row[0] == name]
             turns = []
             for _, precision, streams, _bar in wanted:
-                engine = WaveNetEngine(net, precision=precision, scales=scales if precision == "int8" else None)
+                engine = WaveNetEngine(
+                    net,
+                    precision=precision,
+                    scales=scales if precision == "int8" else None,
+                    look_ahead=look_ahead_for(streams, config),
+                )
                 turns.append(_Turn(config, streams, EngineSampler(engine, streams).generate))
             for _ in range(rounds):
                 loop.take()

@@ -6,6 +6,7 @@ from s2s.wavenet_vocoder.engine.engine import (
     WaveNetEngine,
     available_isas,
     calibrate,
+    look_ahead_for,
     make_sampler,
     peak_ops,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "available_isas",
     "calibrate",
     "generate_clip",
+    "look_ahead_for",
     "make_sampler",
     "peak_ops",
 ]

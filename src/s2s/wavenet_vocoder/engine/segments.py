@@ -23,6 +23,7 @@ from s2s.wavenet_vocoder.wavenet import WaveNet
 FADE_FRAMES = 2  # mel frames (23 ms) in which two segments overlap
 FOLD_FROM_PARAMETERS = 1_000_000  # a smaller net stays in the cache: folding gains it little
 WORK_LIMIT = 0.15  # share of extra samples (warm-ups and fades) that folding may cost
+INT8_WORK_LIMIT = 0.3  # 8 bits gain more by a wider batch: 64 segments on two cores cost a quarter less time than 33
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ def warm_up_frames(config: WaveNetConfig) -> int:
     return -(-config.receptive_field // config.hop_length)
 
 
-def fitting_segments(n_frames: int, net: WaveNet, most: int = 64) -> int:
+def fitting_segments(n_frames: int, net: WaveNet, most: int = 64, work_limit: float = WORK_LIMIT) -> int:
     """How many segments pay for a clip of `n_frames`: 1 for small nets and short clips."""
     if sum(p.numel() for p in net.parameters()) < FOLD_FROM_PARAMETERS:
         return 1
     extra = warm_up_frames(net.config) + FADE_FRAMES
-    return max(1, min(most, 1 + int(n_frames * WORK_LIMIT / extra)))
+    return max(1, min(most, 1 + int(n_frames * work_limit / extra)))
 
 
 def plan_segments(mel: np.ndarray, count: int, config: WaveNetConfig) -> list[Segment]:
@@ -84,7 +85,8 @@ def generate_clip(net: WaveNet, mel: np.ndarray, seed: int, *, segments: int | N
     All segments draw their noise by absolute time, so in an overlap both sides hear the same.
     """
     config, hop = net.config, net.config.hop_length
-    count = fitting_segments(mel.shape[1], net) if segments is None else segments
+    work_limit = WORK_LIMIT if scales is None else INT8_WORK_LIMIT
+    count = fitting_segments(mel.shape[1], net, work_limit=work_limit) if segments is None else segments
     plan = plan_segments(mel, count, config)
     lengths = [(segment.end - segment.start) * hop for segment in plan]
     sampler = make_sampler(net, len(plan), scales=scales, lengths=lengths, threads=threads)

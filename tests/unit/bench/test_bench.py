@@ -1,0 +1,51 @@
+"""The bench reports what it ran. No figure is asked for: a busy machine fails nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.tiny import make_tiny_bundle
+
+from s2s.bench import pipeline
+from s2s.bench.pipeline import STAGES, Case, Row
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> list[Row]:
+    folder = tmp_path_factory.mktemp("bench")
+    cases = [Case("360p", 1, wall_limit_s=1e6), Case("360p", 1, cold=True)]
+    return pipeline.measure(folder / "clips", cases, make_tiny_bundle(folder / "tiny"))
+
+
+def test_a_loaded_and_a_cold_row_tell_stages_memory_and_the_time_of_every_process(rows: list[Row]):
+    loaded, cold = rows
+    for row in rows:
+        assert row.peak_mb > 100  # torch alone takes more
+        assert row.cpu_s > 0.1
+    assert set(loaded.stage_seconds) == set(STAGES)
+    assert sum(loaded.stage_seconds.values()) <= loaded.wall_s * 1.01
+    assert cold.wall_s > sum(cold.stage_seconds.values())  # the start and the imports count
+
+
+def test_rows_are_json_and_a_table_that_judges_each_limit(rows: list[Row]):
+    assert json.loads(json.dumps(rows[0].to_dict()))["label"] == "1 s 360p"
+    text = pipeline.table(rows)
+    assert "wall 1e+06 s reached" in text
+    assert "1 s 360p, cold" in text
+
+
+def test_longer_clips_are_compared_with_the_short_one():
+    def row(seconds: int, wall_s: float, cold: bool = False) -> Row:
+        return Row(Case("360p", seconds, cold=cold), wall_s, 2 * wall_s, 900.0, {})
+
+    text = pipeline.table([row(10, 4.0), row(60, 26.0), row(10, 10.0, cold=True)])
+    assert "60 s cost 6.50 times the wall time" in text
+    assert "NOT reached" in text
+    assert "A cold start costs 6.0 s more (limit 12 s) reached" in text
+
+
+def test_a_clip_that_fails_fails_the_bench(tmp_path: Path):
+    with pytest.raises(Exception, match="non-zero exit status"):
+        pipeline.measure(tmp_path, [Case("360p", 1)], tmp_path / "no-bundle")
