@@ -10,6 +10,7 @@ import logging
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,12 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(no_args_is_help=True, help="Inspect, verify and import bundles of networks.")
 app.add_typer(bundle_app, name="bundle")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of the gateway.")
+app.add_typer(keys_app, name="keys")
+db_app = typer.Typer(no_args_is_help=True, help="The gateway's database.")
+app.add_typer(db_app, name="db")
+cluster_app = typer.Typer(no_args_is_help=True, help="Look at a cluster that runs the service.")
+app.add_typer(cluster_app, name="cluster")
 
 out = Console()
 err = Console(stderr=True)
@@ -268,12 +275,78 @@ def serve(
     port: Annotated[int, typer.Option(help="Their port; 0 picks a free one.")] = -1,
     bundle: BundleOption = None,
     device: DeviceOption = "",
+    workers: Annotated[int | None, typer.Option(min=1, help="Clips worked on at once.")] = None,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Gateway and page only; see `s2s worker`.")] = False,
 ) -> None:
     """Run the whole stack (model server, gateway, page) until Ctrl-C."""
     from s2s.serving import serve as run
 
-    changes = {"host": host or None, "port": port if port >= 0 else None, "bundle": bundle, "device": device or None}
+    changes = {
+        "host": host or None,
+        "port": port if port >= 0 else None,
+        "bundle": bundle,
+        "device": device or None,
+        "model_workers": workers,
+        "embedded_worker": False if no_worker else None,
+    }
     run(settings().model_copy(update={key: value for key, value in changes.items() if value is not None}))
+
+
+@app.command()
+def worker(
+    workers: Annotated[int | None, typer.Option(min=1, help="Clips worked on at once; at most the model server's.")] = None,
+) -> None:
+    """Work on the gateway's jobs in a process of its own, with the model server at S2S_MODEL_SERVER_URL."""
+    from s2s.serving import gateway_tools
+
+    config = settings()
+    gateway_tools().run_worker(config.model_copy(update={"model_workers": workers}) if workers else config)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="For people: whose key it is.")],
+    scope: Annotated[list[str] | None, typer.Option(help="read, write or admin; may be repeated.")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Valid for so many days. Default: until revoked.")] = None,
+) -> None:
+    """Make an API key and print it: this once, because only a hash of it is kept."""
+    from s2s.serving import gateway_tools
+
+    ttl_s = None if days is None else 86_400 * days
+    print(gateway_tools().create_key(settings(), name, scope or ["read", "write"], ttl_s))
+
+
+@keys_app.command("list")
+def keys_list() -> None:
+    """Which keys there are."""
+    from s2s.serving import gateway_tools
+
+    table = Table("id", "name", "scopes", "made", "ends")
+    for key in gateway_tools().list_keys(settings()):
+        ends = key.revoked_at or key.expires_at
+        table.add_row(key.id, key.name, " ".join(key.scopes), _day(key.created_at), _day(ends) if ends else "")
+    out.print(table)
+
+
+@keys_app.command("revoke")
+def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """From now on the key opens nothing."""
+    from s2s.serving import gateway_tools
+
+    if not gateway_tools().revoke_key(settings(), key_id):
+        raise InputError(f"There is no valid key {key_id!r}.", code="not_found", hint="See `s2s keys list`.")
+
+
+@db_app.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the job table to this version. Back up first; no other process may run meanwhile."""
+    from s2s.serving import gateway_tools
+
+    gateway_tools().upgrade_database(settings())
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 @app.command()
@@ -409,9 +482,12 @@ def train(
 @app.command()
 def evaluate(
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="REF CAND...", help="A file with the true sound, and files to compare.")
+        list[Path] | None,
+        typer.Argument(metavar="REF CAND...", help="A file with the true sound, and files to compare."),
     ] = None,
-    bundle: Annotated[Path | None, typer.Option("--bundle", help="Bundle to evaluate. Default: the shipped one.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", help="Bundle to evaluate. Default: the shipped one.")
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option("--set", metavar="DIR", help="A set of clips, or a folder of videos with sound.")
     ] = None,
@@ -419,7 +495,9 @@ def evaluate(
     report: Annotated[Path, typer.Option(help="Folder of the report: index.html, study.json, sounds.")] = Path(
         "var/evaluation/report"
     ),
-    kinds: Annotated[bool, typer.Option(help="Judge kinds by ear: fetches 0.4 GB of recordings the first time.")] = True,
+    kinds: Annotated[
+        bool, typer.Option(help="Judge kinds by ear: fetches 0.4 GB of recordings the first time.")
+    ] = True,
     vocoder: Annotated[str | None, typer.Option(help="wavenet or griffinlim. Default: the bundle's own.")] = None,
     work: Annotated[Path, typer.Option(help="Where renders, recordings and the judge are kept.")] = Path(
         "var/evaluation"
@@ -498,6 +576,35 @@ def _compare_files(reference: Path, candidates: list[Path], as_json: bool) -> No
             f"{s.n_reference}/{s.n_candidate}",
         )
     out.print(table)
+
+
+@cluster_app.command("status")
+def cluster_status(
+    namespace: Annotated[str, typer.Option(help="Namespace of the service.")] = "s2s",
+    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig. Default: the current one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """What runs, which revision, how long the queue is, GPUs, and why something is not ready. Exit code 1 if so."""
+    from s2s.cluster import read_cluster
+
+    status = read_cluster(namespace, context)
+    if as_json:
+        print(json.dumps(status.report(), indent=2))
+    else:
+        table = Table("service", "ready", "image", "revision", "restarts", "GPUs")
+        for each in status.services:
+            shade = "green" if each.ready >= each.wanted else "red"
+            counts = (f"[{shade}]{each.ready}/{each.wanted}[/]", each.image, each.revision, str(each.restarts))
+            table.add_row(each.name, *counts, str(each.gpus or ""))
+        out.print(table)
+        queue = ", ".join(f"{name} {value:g}" for name, value in status.queue.items())
+        out.print(f"Queue: {queue or 'the gateway cannot be asked'}", highlight=False)
+        if status.gpus_allocatable or status.gpus_requested:
+            out.print(f"GPUs: {status.gpus_requested} asked for, {status.gpus_allocatable} there", highlight=False)
+        for why in (why for each in status.services for why in each.why):
+            out.print(f"[red]![/] {why}", highlight=False)
+    if not status.healthy:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
