@@ -23,7 +23,7 @@ from s2s.synth.banks import SAMPLE_RATE
 from s2s.synth.script import KINDS
 from s2s.synth.sounds import reverb, room_tone
 
-CLIPS_PER_KIND = 150
+CLIPS_PER_KIND = 80
 CLIP_S = 4.0
 SEED = 5
 INVERSE_PENALTY = 0.003  # of the probe; chosen on recordings of packages that were held out

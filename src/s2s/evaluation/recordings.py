@@ -66,7 +66,7 @@ CHOICES: dict[str, tuple[tuple[str, str], ...]] = {
         ("*wood_footstep*", "wood"), ("*dig_choppy*", "wood"), ("*water_footstep*", "water"),
         ("*env_sounds_water*", "water"), ("*tnt_explode*", "explosion"),
     ),
-    "lugaru-data": (("*/Clank*", "metal"), ("*/MetalHit*", "metal"), ("*/StaffBody*", "wood"), ("*/StaffHead*", "wood")),
+    "lugaru-data": (("*/Clank*", "metal"), ("*/MetalHit*", "metal"), ("*/Staff[BH]*[yd].ogg", "wood")),
     "foobillardplus-data": (("*/oneballontable*", "ball"), ("*/balloutoftable*", "ball"), ("*/smack*", "ball"),
                             ("*/shuffleballs*", "ball"), ("*/bomb*", "explosion")),
     "kolf": (("*/hit.*", "ball"), ("*/wall.*", "ball"), ("*/bumper.*", "ball"), ("*/holed.*", "ball"),

@@ -30,7 +30,7 @@ QUIET_DB = -40.0  # windows that are so far below the loudest one say nothing
 
 
 def fetch_yamnet(folder: Path) -> Path:
-    """The .tflite file in `folder`, fetched once with pip. Raises ArtifactError for a file that is not the known one."""
+    """The .tflite file in `folder`, fetched once with pip. Raises ArtifactError where it is another than known."""
     path = Path(folder) / "yamnet.tflite"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
