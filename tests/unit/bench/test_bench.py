@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -47,5 +48,5 @@ def test_longer_clips_are_compared_with_the_short_one():
 
 
 def test_a_clip_that_fails_fails_the_bench(tmp_path: Path):
-    with pytest.raises(Exception, match="non-zero exit status"):
+    with pytest.raises(subprocess.CalledProcessError):
         pipeline.measure(tmp_path, [Case("360p", 1)], tmp_path / "no-bundle")
