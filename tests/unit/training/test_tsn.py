@@ -34,9 +34,11 @@ def test_a_stream_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypa
     def stop_after_two(*args):
         return next(batches)(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(StopIteration):
-        patch.setattr(tsn, "_batch", stop_after_two)
+    whole = tsn._batch
+    monkeypatch.setattr(tsn, "_batch", stop_after_two)
+    with pytest.raises(StopIteration):
         train_stream(config, clips, tmp_path / "stopped")
+    monkeypatch.setattr(tsn, "_batch", whole)
     resumed = train_stream(config, clips, tmp_path / "stopped")
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
