@@ -1,0 +1,72 @@
+"""A folder here and the same folder in storage: `gs://bucket/path`, `s3://bucket/path`, `file:///path` or a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s2s.errors import InputError
+
+CHANGING = (".json", ".jsonl", ".sqlite")  # always copied; all other files never change under their name
+
+
+def is_remote(place: str) -> bool:
+    return "://" in place and not place.startswith("file://")
+
+
+def local_path(place: str) -> Path:
+    return Path(place.removeprefix("file://"))
+
+
+def pull(place: str, folder: Path) -> int:
+    """Brings what is new at `place` into `folder`; how many files. Raises InputError for an address nobody knows."""
+    import obstore
+
+    store, count = _store(place), 0
+    for batch in store.list():
+        for entry in batch:
+            path = folder / entry["path"]
+            if _same(path, entry["size"]):
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(path.name + ".part")
+            with open(part, "wb") as file:
+                for chunk in obstore.get(store, entry["path"]).stream():
+                    file.write(chunk)
+            part.replace(path)
+            count += 1
+    return count
+
+
+def push(folder: Path, place: str) -> int:
+    """Brings what is new in `folder` to `place`, the files that name the others last; how many files."""
+    import obstore
+
+    store = _store(place)
+    there = {entry["path"]: entry["size"] for batch in store.list() for entry in batch}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".part"]
+    count = 0
+    for path in sorted(files, key=lambda path: path.suffix in CHANGING):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix not in CHANGING and there.get(name) == path.stat().st_size:
+            continue
+        obstore.put(store, name, path)
+        count += 1
+    return count
+
+
+def _same(path: Path, size: int) -> bool:
+    return path.suffix not in CHANGING and path.exists() and path.stat().st_size == size
+
+
+def _store(place: str):
+    from obstore.store import LocalStore, from_url
+
+    if not is_remote(place):
+        local_path(place).mkdir(parents=True, exist_ok=True)
+        return LocalStore(local_path(place))
+    try:
+        return from_url(place)
+    except Exception as exc:  # obstore passes on whatever its parsers raise
+        raise InputError(
+            f"{place!r} is no place that can be reached: {exc}", code="bad_request", hint="Use gs://, s3:// or a path."
+        ) from exc
