@@ -18,8 +18,9 @@ from s2s.wavenet_vocoder.wavenet import WaveNet
 @pytest.fixture(scope="module")
 def net() -> ParallelWaveNet:
     torch.manual_seed(0)
-    config = ParallelWaveNetConfig(layers=4, stacks=2, residual_channels=16, skip_channels=16, cond_channels=8,
-                                   corrections=2)
+    config = ParallelWaveNetConfig(
+        layers=4, stacks=2, residual_channels=16, skip_channels=16, cond_channels=8, corrections=2
+    )
     return ParallelWaveNet(config).eval()
 
 
@@ -64,8 +65,16 @@ def test_a_predicted_mel_that_leaves_the_scale_is_no_louder_than_the_scale(net: 
 
 def test_an_autoregressive_net_is_run_by_the_same_call(mel: np.ndarray):
     torch.manual_seed(0)
-    config = WaveNetConfig(layers=4, stacks=2, residual_channels=8, gate_channels=16, skip_channels=8, kernel_size=2,
-                           out_channels=6, conditioning="frame")
+    config = WaveNetConfig(
+        layers=4,
+        stacks=2,
+        residual_channels=8,
+        gate_channels=16,
+        skip_channels=8,
+        kernel_size=2,
+        out_channels=6,
+        conditioning="frame",
+    )
     made = vocode(mel[:, :5], WaveNet(config).eval(), seed=0)
     assert made.shape == (5 * 256,)
     assert np.abs(made).max() <= 1

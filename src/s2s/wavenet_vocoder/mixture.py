@@ -26,7 +26,7 @@ def draw_noise(seed: int, start: int, n: int, config: WaveNetConfig) -> np.ndarr
     blocks = -(-config.noise_width // 4)  # Philox gives four 64-bit numbers a count
     raw = np.random.Philox(counter=start * blocks, key=seed).random_raw(n * blocks * 4)
     uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    uniform = UNIFORM_MARGIN + (1 - 2 * UNIFORM_MARGIN) * uniform.reshape(n, blocks * 4)[:, :config.noise_width]
+    uniform = UNIFORM_MARGIN + (1 - 2 * UNIFORM_MARGIN) * uniform.reshape(n, blocks * 4)[:, : config.noise_width]
     return uniform.astype(np.float32)
 
 

@@ -81,8 +81,10 @@ class ParallelWaveNet(nn.Module):
         self.cond_sharp = nn.Conv1d(spec.n_mels, config.cond_channels, 1)
         self.stack = nn.ModuleList(GatedLayer(config, dilation) for dilation in config.dilations)
         self.last = nn.Sequential(
-            nn.LeakyReLU(0.1), nn.Conv1d(config.skip_channels, config.skip_channels, 1),
-            nn.LeakyReLU(0.1), nn.Conv1d(config.skip_channels, 4 * bins + config.gains_per_step, 1),
+            nn.LeakyReLU(0.1),
+            nn.Conv1d(config.skip_channels, config.skip_channels, 1),
+            nn.LeakyReLU(0.1),
+            nn.Conv1d(config.skip_channels, 4 * bins + config.gains_per_step, 1),
         )
         with torch.no_grad():  # start as noise in the colour of the mel spectrogram
             self.last[-1].weight.mul_(0.1)
@@ -138,13 +140,14 @@ class ParallelWaveNet(nn.Module):
         n_bins = self.colour.shape[0]
         gain, grain, real, imag, late_gain = out.split([n_bins] * 4 + [config.gains_per_step], dim=1)
         scale = magnitude * torch.exp(gain.clamp(-8, 3))
-        spectrum = torch.complex(
-            scale * (grain * shimmer[..., 0] + real), scale * (grain * shimmer[..., 1] + imag)
-        )
+        spectrum = torch.complex(scale * (grain * shimmer[..., 0] + real), scale * (grain * shimmer[..., 1] + imag))
         waveform = torch.istft(spectrum, **frames, center=True, length=length)
         # a window of step_fft samples cannot begin at once: the gain can, to a quarter of a step
-        late_gain = F.interpolate(late_gain.mT.flatten(1)[:, None].clamp(-8, 2), mode="linear",
-                                  scale_factor=config.step_length // config.gains_per_step)[:, 0]
+        late_gain = F.interpolate(
+            late_gain.mT.flatten(1)[:, None].clamp(-8, 2),
+            mode="linear",
+            scale_factor=config.step_length // config.gains_per_step,
+        )[:, 0]
         before = config.step_length // 2  # a step is centred on its sample
         waveform = waveform * torch.exp(late_gain[:, before : before + length])
         return self.correct(waveform, mel, config.corrections if corrections is None else corrections)

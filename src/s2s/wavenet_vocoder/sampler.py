@@ -39,10 +39,15 @@ class Sampler:
         self._first = linear("first_conv")
         self._last = [linear("last_conv_layers.1"), linear("last_conv_layers.3")]
         self._layers = [
-            _Layer(taps=w[f"conv_layers.{i}.conv.weight"].permute(2, 1, 0).flatten(0, 1).contiguous(),
-                   out=linear(f"conv_layers.{i}.conv1x1_out"), skip=linear(f"conv_layers.{i}.conv1x1_skip"),
-                   dilation=dilation, ring=torch.zeros((self.config.kernel_size - 1) * dilation + 1, batch,
-                                                       self.config.residual_channels, device=device))
+            _Layer(
+                taps=w[f"conv_layers.{i}.conv.weight"].permute(2, 1, 0).flatten(0, 1).contiguous(),
+                out=linear(f"conv_layers.{i}.conv1x1_out"),
+                skip=linear(f"conv_layers.{i}.conv1x1_skip"),
+                dilation=dilation,
+                ring=torch.zeros(
+                    (self.config.kernel_size - 1) * dilation + 1, batch, self.config.residual_channels, device=device
+                ),
+            )
             for i, dilation in enumerate(self.config.dilations)
         ]
         self._gate_bias = torch.stack([w[f"conv_layers.{i}.conv.bias"] for i in range(self.config.layers)])
@@ -56,7 +61,7 @@ class Sampler:
         hop = self.config.hop_length
         samples = torch.empty(mel.shape[0], mel.shape[2] * hop, device=mel.device)
         for frame in range(mel.shape[2]):  # conditions of one frame at a time: a clip's would take gigabytes
-            conditions = self._conditions(mel[..., frame:frame + 1])
+            conditions = self._conditions(mel[..., frame : frame + 1])
             for step in range(hop):
                 params = self._step(self._as_input(self._previous), conditions[step])
                 self._previous = sample_value(params, noise[:, frame * hop + step], self.config)
@@ -69,7 +74,7 @@ class Sampler:
         hop, params = self.config.hop_length, []
         for t in range(inputs.shape[2]):
             if t % hop == 0:
-                conditions = self._conditions(mel[..., t // hop:t // hop + 1])
+                conditions = self._conditions(mel[..., t // hop : t // hop + 1])
             params.append(self._step(inputs[..., t], conditions[t % hop]))
         return torch.stack(params, dim=2)
 
@@ -91,8 +96,10 @@ class Sampler:
         for layer, condition in zip(self._layers, conditions, strict=True):
             slots = len(layer.ring)
             layer.ring[self._time % slots] = x
-            past = [layer.ring[(self._time - back * layer.dilation) % slots]
-                    for back in range(self.config.kernel_size - 1, -1, -1)]
+            past = [
+                layer.ring[(self._time - back * layer.dilation) % slots]
+                for back in range(self.config.kernel_size - 1, -1, -1)
+            ]
             a, b = torch.addmm(condition, torch.cat(past, dim=1), layer.taps).chunk(2, dim=1)
             h = torch.tanh(a) * torch.sigmoid(b)
             skip = torch.addmm(layer.skip[1], h, layer.skip[0])

@@ -92,14 +92,19 @@ class WaveNet(nn.Module):
         self.first_conv = Conv1d(config.in_channels, config.residual_channels)
         self.conv_layers = nn.ModuleList(ResidualLayer(config, dilation) for dilation in config.dilations)
         self.last_conv_layers = nn.Sequential(
-            nn.ReLU(), Conv1d(config.skip_channels, config.skip_channels),
-            nn.ReLU(), Conv1d(config.skip_channels, config.out_channels),
+            nn.ReLU(),
+            Conv1d(config.skip_channels, config.skip_channels),
+            nn.ReLU(),
+            Conv1d(config.skip_channels, config.out_channels),
         )
         if config.conditioning == "learned":
-            self.upsample_conv = nn.Sequential(*(
-                layer for scale in config.upsample_scales
-                for layer in (UpsampleConv(config.freq_axis_kernel_size, scale), nn.ReLU())
-            ))
+            self.upsample_conv = nn.Sequential(
+                *(
+                    layer
+                    for scale in config.upsample_scales
+                    for layer in (UpsampleConv(config.freq_axis_kernel_size, scale), nn.ReLU())
+                )
+            )
 
     def upsample(self, mel: Tensor) -> Tensor:
         """(B, cin, M) -> (B, cin, M * hop_length)."""

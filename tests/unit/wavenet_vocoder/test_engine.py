@@ -41,8 +41,15 @@ needs_engine = pytest.mark.skipif(not ISAS, reason="the engine is not built here
 each_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
 
 # widths that fill no panel of any instruction set, so that every remainder is walked through
-ODD = dict(layers=8, stacks=2, residual_channels=40, gate_channels=88, skip_channels=24, cin_channels=20,
-           upsample_scales=(8, 4))
+ODD = dict(
+    layers=8,
+    stacks=2,
+    residual_channels=40,
+    gate_channels=88,
+    skip_channels=24,
+    cin_channels=20,
+    upsample_scales=(8, 4),
+)
 WIDE = {**ODD, "residual_channels": 80, "gate_channels": 288, "skip_channels": 144}
 PANEL = {**ODD, "residual_channels": 64, "gate_channels": 128, "skip_channels": 64, "kernel_size": 2}
 CONFIGS = {
@@ -105,8 +112,11 @@ def one_thread():
 @pytest.fixture(scope="module")
 def trained(one_thread) -> WaveNet:
     """A small net after a short real training on decaying tones: weights and activations as training leaves them."""
-    config = WaveNetConfig(**{**ODD, "residual_channels": 32, "gate_channels": 64, "skip_channels": 32,
-                              "cin_channels": 4}, conditioning="frame", dropout=0.0)
+    config = WaveNetConfig(
+        **{**ODD, "residual_channels": 32, "gate_channels": 64, "skip_channels": 32, "cin_channels": 4},
+        conditioning="frame",
+        dropout=0.0,
+    )
     torch.manual_seed(3)
     net, rng, losses = WaveNet(config).train(), np.random.default_rng(0), []
     optimiser = torch.optim.Adam(net.parameters(), 2e-3)
@@ -123,8 +133,9 @@ def trained(one_thread) -> WaveNet:
     return net.eval()
 
 
-def _tones(rng: np.random.Generator, batch: int, frames: int,
-           config: WaveNetConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def _tones(
+    rng: np.random.Generator, batch: int, frames: int, config: WaveNetConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Decaying tones in noise (B, N), and a stand-in for a mel spectrogram that tells their level (B, cin, M)."""
     n = frames * config.hop_length
     t = np.arange(n) / 22_050
@@ -237,8 +248,10 @@ def test_int8_sums_are_the_same_on_every_instruction_set():
     net, mel = _net(config), _mel(config, 2)
     scales = calibrate(net, mel, _noise(config, 2))
     inputs = _as_inputs(torch.rand(2, 256) * 2 - 1, config)
-    logits = [EngineSampler(WaveNetEngine(net, precision="int8", scales=scales, isa=isa), 2).teacher_forced(inputs, mel)
-              for isa in ISAS]
+    logits = [
+        EngineSampler(WaveNetEngine(net, precision="int8", scales=scales, isa=isa), 2).teacher_forced(inputs, mel)
+        for isa in ISAS
+    ]
     for other in logits[1:]:
         assert (other - logits[0]).abs().median() < 1e-5
 
@@ -333,8 +346,9 @@ def test_a_folded_clip_has_no_seam(trained: WaveNet):
 
     def flux_at_cuts(wave: np.ndarray) -> float:
         """Share of places where the spectrum changes less than at a cut, mean over the cuts; 0.5 is as elsewhere."""
-        spectrum = np.abs(torch.stft(torch.from_numpy(wave), 64, 16, window=torch.hann_window(64), return_complex=True)
-                          .numpy())
+        spectrum = np.abs(
+            torch.stft(torch.from_numpy(wave), 64, 16, window=torch.hann_window(64), return_complex=True).numpy()
+        )
         flux = np.maximum(0, np.diff(np.log(spectrum + 1e-3), axis=1)).sum(0)
         near = np.array([flux[cut // 16 - 2 : cut // 16 + segments.FADE_FRAMES * hop // 16 + 2].max() for cut in cuts])
         width = segments.FADE_FRAMES * hop // 16 + 4
@@ -416,10 +430,17 @@ def test_an_install_without_a_compiler_succeeds_with_one_notice(tmp_path: Path):
         "from setuptools import setup\n"
         "engine = runpy.run_path('src/s2s/wavenet_vocoder/engine/build.py')\n"
         "setup(name='x', package_dir={'': 'src'}, packages=[], ext_modules=[engine['extension']()],\n"
-        "      cmdclass={'build_ext': engine['OptionalBuildExt']})\n")
+        "      cmdclass={'build_ext': engine['OptionalBuildExt']})\n"
+    )
     environment = {**os.environ, "CC": "no-such-compiler", "CXX": "no-such-compiler"}
-    done = subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=tmp_path, env=environment,
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("The fast WaveNet engine was not built") == 1
     assert "g++" in done.stderr

@@ -20,8 +20,16 @@ from s2s.wavenet_vocoder.mixture import (
 from s2s.wavenet_vocoder.sampler import Sampler
 from s2s.wavenet_vocoder.wavenet import SQRT_HALF, WaveNet, fused_weights
 
-SIZES = {"layers": 6, "stacks": 2, "residual_channels": 12, "gate_channels": 16, "skip_channels": 10, "cin_channels": 8,
-         "upsample_scales": (4, 4), "dropout": 0.0}
+SIZES = {
+    "layers": 6,
+    "stacks": 2,
+    "residual_channels": 12,
+    "gate_channels": 16,
+    "skip_channels": 10,
+    "cin_channels": 8,
+    "upsample_scales": (4, 4),
+    "dropout": 0.0,
+}
 CONFIGS = {
     "published way": WaveNetConfig(**SIZES),
     "held frames": WaveNetConfig(**SIZES, conditioning="frame"),
@@ -59,12 +67,18 @@ def test_published_keys_and_shapes():
     with torch.device("meta"):
         state = WaveNet(WaveNetConfig()).state_dict()
     shapes = {
-        "first_conv.weight_v": (512, 1, 1), "conv_layers.23.conv.weight_v": (512, 512, 3),
-        "conv_layers.0.conv.weight_g": (512, 1, 1), "conv_layers.0.conv1x1c.weight_v": (512, 80, 1),
-        "conv_layers.0.conv1x1_out.weight_v": (512, 256, 1), "conv_layers.0.conv1x1_skip.weight_v": (256, 256, 1),
-        "conv_layers.0.conv1x1_skip.bias": (256,), "last_conv_layers.1.weight_g": (256, 1, 1),
-        "last_conv_layers.3.weight_v": (30, 256, 1), "upsample_conv.0.weight_v": (1, 1, 3, 4),
-        "upsample_conv.6.weight_g": (1, 1, 1, 1), "upsample_conv.6.bias": (1,),
+        "first_conv.weight_v": (512, 1, 1),
+        "conv_layers.23.conv.weight_v": (512, 512, 3),
+        "conv_layers.0.conv.weight_g": (512, 1, 1),
+        "conv_layers.0.conv1x1c.weight_v": (512, 80, 1),
+        "conv_layers.0.conv1x1_out.weight_v": (512, 256, 1),
+        "conv_layers.0.conv1x1_skip.weight_v": (256, 256, 1),
+        "conv_layers.0.conv1x1_skip.bias": (256,),
+        "last_conv_layers.1.weight_g": (256, 1, 1),
+        "last_conv_layers.3.weight_v": (30, 256, 1),
+        "upsample_conv.0.weight_v": (1, 1, 3, 4),
+        "upsample_conv.6.weight_g": (1, 1, 1, 1),
+        "upsample_conv.6.bias": (1,),
     }
     assert {name: tuple(state[name].shape) for name in shapes} == shapes
     assert list(state)[:3] == ["first_conv.bias", "first_conv.weight_g", "first_conv.weight_v"]
@@ -101,7 +115,7 @@ def test_a_clip_made_in_pieces_or_in_a_batch_is_the_same_clip():
     mel, noise = torch.rand(2, 8, 6), noise_of(CONFIG, 96, (3, 4))
     whole = Sampler(net, batch=2).generate(mel, noise)
     sampler = Sampler(net, batch=2)
-    pieces = [sampler.generate(mel[..., a:b], noise[:, 16 * a:16 * b]) for a, b in ((0, 1), (1, 4), (4, 6))]
+    pieces = [sampler.generate(mel[..., a:b], noise[:, 16 * a : 16 * b]) for a, b in ((0, 1), (1, 4), (4, 6))]
     assert torch.equal(torch.cat(pieces, dim=1), whole)
     alone = Sampler(net).generate(mel[1:], noise[1:])
     assert (alone - whole[1:]).abs().max() < 1e-4
@@ -168,6 +182,7 @@ def test_sizes_that_cannot_work_are_refused(wrong):
 
 
 # ---- noise and distributions -----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", ["published way", "one-hot categorical"])
 def test_noise_is_a_function_of_seed_and_absolute_position(name):

@@ -25,9 +25,20 @@ NOTICE = (
 def extension() -> Extension:
     """No -march: the source holds a version for each instruction set and picks one at run time."""
     return Extension(
-        MODULE, [SOURCE], language="c++", optional=True,
-        extra_compile_args=["-O3", "-std=c++17", "-g0", "-ffp-contract=fast", "-fvisibility=hidden", "-pthread",
-                            "-Wno-psabi", "-Wno-maybe-uninitialized"],
+        MODULE,
+        [SOURCE],
+        language="c++",
+        optional=True,
+        extra_compile_args=[
+            "-O3",
+            "-std=c++17",
+            "-g0",
+            "-ffp-contract=fast",
+            "-fvisibility=hidden",
+            "-pthread",
+            "-Wno-psabi",
+            "-Wno-maybe-uninitialized",
+        ],
         extra_link_args=["-pthread"],
     )
 

@@ -72,7 +72,9 @@ def library() -> ctypes.CDLL | None:
         reason = "it was not compiled when the package was installed"
     log.warning(
         "The fast WaveNet engine is not available (%s); PyTorch takes its place, many times slower. Install a C++17 "
-        "compiler (Debian: apt-get install g++) and install this package again.", reason)
+        "compiler (Debian: apt-get install g++) and install this package again.",
+        reason,
+    )
     return None
 
 
@@ -123,8 +125,15 @@ class WaveNetEngine:
     Raises ArtifactError where the engine or the instruction set is missing.
     """
 
-    def __init__(self, net: WaveNet, *, precision: Precision = "fp32", scales: Sequence[float] | None = None,
-                 isa: Isa | None = None, look_ahead: int = LOOK_AHEAD):
+    def __init__(
+        self,
+        net: WaveNet,
+        *,
+        precision: Precision = "fp32",
+        scales: Sequence[float] | None = None,
+        isa: Isa | None = None,
+        look_ahead: int = LOOK_AHEAD,
+    ):
         isas = available_isas()
         if not isas or (isa is not None and isa not in isas):
             raise ArtifactError(f"The WaveNet engine has no {isa.name if isa else 'build'} here.", hint="See the log.")
@@ -141,15 +150,30 @@ class WaveNetEngine:
         pointers = (ctypes.c_void_p * len(arrays))(*map(_address, arrays))
         if self.hop % look_ahead and self.hop != 1:
             raise ArtifactError(f"look_ahead must divide the {self.hop} samples of a mel frame.")
-        ints = np.array([
-            config.layers, config.residual_channels, config.gate_channels // 2, config.skip_channels,
-            config.out_channels, config.cin_channels, config.kernel_size, self.hop, look_ahead, config.in_channels,
-            0 if categorical else config.n_mixtures, config.noise_width, *config.dilations], np.int32)
+        ints = np.array(
+            [
+                config.layers,
+                config.residual_channels,
+                config.gate_channels // 2,
+                config.skip_channels,
+                config.out_channels,
+                config.cin_channels,
+                config.kernel_size,
+                self.hop,
+                look_ahead,
+                config.in_channels,
+                0 if categorical else config.n_mixtures,
+                config.noise_width,
+                *config.dilations,
+            ],
+            np.int32,
+        )
         start = 0.0 if config.scalar_input else float(encode_mu_law(torch.zeros(()), config.out_channels))
         floats = np.array([SQRT_HALF, config.log_scale_min, start], np.float32)
         scale_array = None if scales is None else np.asarray(scales, np.float32)
-        self._net = self._lib.s2s_wavenet_net(self.isa, _address(ints), _address(floats), ctypes.addressof(pointers),
-                                              _address(scale_array))
+        self._net = self._lib.s2s_wavenet_net(
+            self.isa, _address(ints), _address(floats), ctypes.addressof(pointers), _address(scale_array)
+        )
         if not self._net:
             raise MemoryError("no memory for the WaveNet engine")
 
@@ -169,8 +193,11 @@ def _arrays(net: WaveNet) -> list[np.ndarray]:
         skip_factor = SQRT_HALF ** (config.layers - max(i, 1))
         skip_bias += skip_factor * w[at + "conv1x1_skip.bias"]
         arrays += [
-            w[at + "conv.weight"], w[at + "conv1x1c.weight"], w[at + "conv.bias"] + w[at + "conv1x1c.bias"],
-            w[at + "conv1x1_out.weight"] * SQRT_HALF, w[at + "conv1x1_out.bias"] * SQRT_HALF,
+            w[at + "conv.weight"],
+            w[at + "conv1x1c.weight"],
+            w[at + "conv.bias"] + w[at + "conv1x1c.bias"],
+            w[at + "conv1x1_out.weight"] * SQRT_HALF,
+            w[at + "conv1x1_out.bias"] * SQRT_HALF,
             w[at + "conv1x1_skip.weight"] * skip_factor,
         ]
     arrays += [skip_bias, *(w[f"last_conv_layers.{i}.{part}"] for i in (1, 3) for part in ("weight", "bias"))]
@@ -189,8 +216,9 @@ class EngineSampler:
     threads  streams are dealt to that many threads, which share nothing but the weights.
     """
 
-    def __init__(self, engine: WaveNetEngine, batch: int = 1, *, lengths: Sequence[int] | None = None,
-                 threads: int = 1):
+    def __init__(
+        self, engine: WaveNetEngine, batch: int = 1, *, lengths: Sequence[int] | None = None, threads: int = 1
+    ):
         self.engine, self.config, self.batch = engine, engine.config, batch
         self._lib, self._time = engine._lib, 0
         length = np.asarray(lengths if lengths is not None else [2**62] * batch, np.int64)
@@ -217,8 +245,9 @@ class EngineSampler:
         """Ends a `generate` that runs in another thread after its current sample; it then raises Canceled."""
         self._lib.s2s_wavenet_stop(self._session)
 
-    def generate(self, mel: Tensor, noise: Tensor, *, on_samples: OnSamples | None = None,
-                 should_stop: ShouldStop = never_stop) -> Tensor:
+    def generate(
+        self, mel: Tensor, noise: Tensor, *, on_samples: OnSamples | None = None, should_stop: ShouldStop = never_stop
+    ) -> Tensor:
         """mel (B, cin, M), noise uniform (B, M * hop_length, noise_width), see `draw_noise`
         -> float32 (B, M * hop_length), the samples after those of the calls before. Raises Canceled."""
         n = mel.shape[2] * self.config.hop_length
@@ -234,9 +263,19 @@ class EngineSampler:
         return torch.from_numpy(logits).transpose(1, 2)
 
     @torch.inference_mode()
-    def _run(self, mel: Tensor, n_samples: int, *, noise: Tensor | None = None, teacher: np.ndarray | None = None,
-             out: np.ndarray | None = None, logits: np.ndarray | None = None, seen: np.ndarray | None = None,
-             on_samples: OnSamples | None = None, should_stop: ShouldStop = never_stop) -> None:
+    def _run(
+        self,
+        mel: Tensor,
+        n_samples: int,
+        *,
+        noise: Tensor | None = None,
+        teacher: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+        logits: np.ndarray | None = None,
+        seen: np.ndarray | None = None,
+        on_samples: OnSamples | None = None,
+        should_stop: ShouldStop = never_stop,
+    ) -> None:
         """Chunk by chunk, in another thread, so that this one can look after progress and stopping."""
         config, hop = self.config, self.config.hop_length
         if self._time % hop:
@@ -247,17 +286,26 @@ class EngineSampler:
         with ThreadPoolExecutor(1) as pool:
             for start in range(0, n_samples, step):
                 end = min(n_samples, start + step)
-                columns = upsample(mel[..., start // hop:-(-end // hop)].numpy(), self.engine._upsampling)
+                columns = upsample(mel[..., start // hop : -(-end // hop)].numpy(), self.engine._upsampling)
                 given = [
                     self._placed(columns.transpose(0, 2, 1)),
                     self._placed(None if noise is None else engine_noise(noise[:, start:end], config)),
                     self._placed(None if teacher is None else teacher[:, start:end]),
                 ]
-                made = [None if array is None else np.zeros((self.batch, end - start, *array.shape[2:]), np.float32)
-                        for array in (out, logits)]
-                call = pool.submit(self._lib.s2s_wavenet_run, self.engine._net, self._session, end - start,
-                                   _address(given[0]), given[0].shape[1], self._time // self.engine.hop,
-                                   *map(_address, (*given[1:], *made, seen)))
+                made = [
+                    None if array is None else np.zeros((self.batch, end - start, *array.shape[2:]), np.float32)
+                    for array in (out, logits)
+                ]
+                call = pool.submit(
+                    self._lib.s2s_wavenet_run,
+                    self.engine._net,
+                    self._session,
+                    end - start,
+                    _address(given[0]),
+                    given[0].shape[1],
+                    self._time // self.engine.hop,
+                    *map(_address, (*given[1:], *made, seen)),
+                )
                 while not _finished(call, POLL_S):
                     if on_samples:
                         on_samples(self.done - before)
@@ -299,7 +347,7 @@ def upsample(mel: np.ndarray, kernels: list[tuple[np.ndarray, np.ndarray]]) -> n
         rows = mel.shape[1]
         out = np.full((*mel.shape, scale), bias, np.float32)
         for tap in range(taps):  # transposed: tap k carries band f to band f + k - reach
-            out += padded[:, 2 * reach - tap:2 * reach - tap + rows, :, None] * weight[tap]
+            out += padded[:, 2 * reach - tap : 2 * reach - tap + rows, :, None] * weight[tap]
         mel = np.maximum(out, 0).reshape(*mel.shape[:2], -1)
     return mel
 
@@ -330,13 +378,20 @@ def calibrate(net: WaveNet, mel: Tensor, noise: Tensor, *, isa: Isa | None = Non
     return [max(float(most), 1e-6) / 127 for most in seen]
 
 
-def make_sampler(net: WaveNet, batch: int = 1, *, scales: Sequence[float] | None = None,
-                 lengths: Sequence[int] | None = None, threads: int = 1) -> Sampler | EngineSampler:
+def make_sampler(
+    net: WaveNet,
+    batch: int = 1,
+    *,
+    scales: Sequence[float] | None = None,
+    lengths: Sequence[int] | None = None,
+    threads: int = 1,
+) -> Sampler | EngineSampler:
     """The engine (int8 where `scales` are given), or the PyTorch loop where there is none or on another device."""
     if library() is None or net.first_conv.bias.device.type != "cpu":
         return Sampler(net, batch)
-    engine = WaveNetEngine(net, precision="fp32" if scales is None else "int8", scales=scales,
-                           look_ahead=look_ahead_for(batch, net.config))
+    engine = WaveNetEngine(
+        net, precision="fp32" if scales is None else "int8", scales=scales, look_ahead=look_ahead_for(batch, net.config)
+    )
     return EngineSampler(engine, batch, lengths=lengths, threads=threads)
 
 

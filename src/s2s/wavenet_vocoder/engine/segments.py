@@ -77,9 +77,18 @@ def cross_fade(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return ((1 - rise) * before + rise * after) / norm
 
 
-def generate_clip(net: WaveNet, mel: np.ndarray, seed: int, *, segments: int | None = None,
-                  scales: Sequence[float] | None = None, threads: int = 1, on_samples: OnSamples | None = None,
-                  should_stop: ShouldStop = never_stop, frames_a_call: int = 16) -> np.ndarray:
+def generate_clip(
+    net: WaveNet,
+    mel: np.ndarray,
+    seed: int,
+    *,
+    segments: int | None = None,
+    scales: Sequence[float] | None = None,
+    threads: int = 1,
+    on_samples: OnSamples | None = None,
+    should_stop: ShouldStop = never_stop,
+    frames_a_call: int = 16,
+) -> np.ndarray:
     """mel (cin, M) -> float32 (M * hop_length,). `segments` None: as many as pay; 1: exact. Raises Canceled.
 
     All segments draw their noise by absolute time, so in an overlap both sides hear the same.
@@ -106,12 +115,12 @@ def generate_clip(net: WaveNet, mel: np.ndarray, seed: int, *, segments: int | N
 
     out = np.empty(mel.shape[1] * hop, np.float32)
     for i, segment in enumerate(plan):
-        heard = whole[i, (segment.cut - segment.start) * hop:(segment.end - segment.start) * hop]
+        heard = whole[i, (segment.cut - segment.start) * hop : (segment.end - segment.start) * hop]
         fade = (plan[i - 1].end - segment.cut) * hop if i else 0
         at = segment.cut * hop
         if fade:
-            out[at:at + fade] = cross_fade(out[at:at + fade], heard[:fade])
-        out[at + fade:at + len(heard)] = heard[fade:]
+            out[at : at + fade] = cross_fade(out[at : at + fade], heard[:fade])
+        out[at + fade : at + len(heard)] = heard[fade:]
     return out
 
 
