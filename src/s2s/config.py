@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     uploads_per_min: int = Field(60, ge=1, description="clips and retakes that one owner may send in a minute")
     max_uploads: int = Field(16, ge=1, description="uploads that may be coming in at once")
     upload_stall_s: float = Field(20.0, gt=0, description="an upload silent for so long is given up, seconds")
+    orphan_s: float = Field(3600.0, gt=0, description="files that belong to no job are removed after so long, seconds")
     storage_bytes: int = Field(20_000_000_000, ge=1, description="uploads and results of all jobs together, bytes")
     http_max_bytes: int = Field(50_000_000, description="largest upload over HTTP, bytes")
     http_max_duration_s: float = Field(120.0, description="longest upload over HTTP, seconds")

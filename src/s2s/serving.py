@@ -8,6 +8,7 @@ group of its own and dies with this process.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import logging
 import os
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 import httpx
@@ -35,6 +37,7 @@ READY_WITHIN_S = 300.0
 STOP_WITHIN_S = 15.0
 PR_SET_PDEATHSIG = 1
 JVM_OPTIONS = ("-Xms64m", "-Xmx1g", "-XX:MaxDirectMemorySize=512m", "-XX:+ExitOnOutOfMemoryError")
+NOT_FOR_THE_MODEL_SERVER = ("S2S_SECRET_KEY", "S2S_DATABASE_URL")
 ROOM_FOR_SOUND_BYTES = 8_388_608  # an answer is the clip and its sound; above the limit it would kill the worker
 
 
@@ -134,9 +137,10 @@ class Stack:
         command = jvm_command(config, store, self.run_dir, self.run_dir / "workflows")
         log_path = self.log_dir / "torchserve.log"
         log_path.unlink(missing_ok=True)
-        self.children["model server"] = Child("model server", command, self._environment(), log_path)
+        environment = self._environment(without=NOT_FOR_THE_MODEL_SERVER)
+        self.children["model server"] = Child("model server", command, environment, log_path)
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, without: tuple[str, ...] = ()) -> dict[str, str]:
         private = {
             "TEMP": str(self.run_dir),
             "TMPDIR": str(self.run_dir),
@@ -146,25 +150,30 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin cost a busy machine more than waking them
         }
-        return process_environment(**private, **self.settings.environment())
+        environment = process_environment(**private, **self.settings.environment())
+        return {name: value for name, value in environment.items() if name not in without}
 
     def wait_until_ready(self, within_s: float = READY_WITHIN_S) -> None:
         """Raises ArtifactError when a part ends on its way, ProcessingError when it takes too long."""
         deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
             self.check_alive()
-            if len(self.ready_workers()) >= self.settings.model_workers and self._gateway_answers():
+            if self._model_is_ready() and self._gateway_answers():
                 return
             time.sleep(0.25)
-        words = self.children["model server"].last_words()
-        raise ProcessingError(f"The model was not ready within {within_s:.0f} s. The model server said:\n{words}")
+        words = "\n".join(child.last_words() for child in self.children.values())
+        raise ProcessingError(f"The model was not ready within {within_s:.0f} s. The last words were:\n{words}")
+
+    def _model_is_ready(self) -> bool:
+        return "model server" not in self.children or len(self.ready_workers()) >= self.settings.model_workers
 
     def check_alive(self) -> None:
         for child in self.children.values():
             if child.exit_code is not None:
                 raise ArtifactError(f"The {child.name} ended with code {child.exit_code}:\n{child.last_words()}")
-        if "load model failed" in self.children["model server"].last_words(200).lower():
-            raise ArtifactError("The model cannot be loaded:\n" + self.children["model server"].last_words(30))
+        model_server = self.children.get("model server")
+        if model_server and "load model failed" in model_server.last_words(200).lower():
+            raise ArtifactError("The model cannot be loaded:\n" + model_server.last_words(30))
 
     def _gateway_answers(self) -> bool:
         try:
@@ -177,7 +186,8 @@ class Stack:
 def running_stack(
     settings: Settings, *, data_dir: Path | None = None, free_ports: bool = True, ready_within_s: float = READY_WITHIN_S
 ) -> Iterator[Stack]:
-    """TorchServe with its workers READY and the gateway answering; both are gone when the block ends.
+    """TorchServe with its workers READY and the gateway answering; both are gone when the block ends. Without an
+    embedded worker the gateway alone: `s2s worker` and the model server run elsewhere.
 
     `free_ports`: every port is picked, so that stacks do not meet; else the settings' own ports, each of which must be
     free. Raises ArtifactError when something cannot be started, ProcessingError when it is not ready in time.
@@ -190,7 +200,8 @@ def running_stack(
         stack = _plan(settings, (data_dir or settings.data_dir).resolve(), run_dir, free_ports)
         stack.log_dir.mkdir(parents=True, exist_ok=True)
         try:
-            stack.start_model_server()
+            if settings.embedded_worker:
+                stack.start_model_server()
             stack.start_gateway()
             stack.wait_until_ready(ready_within_s)
             yield stack
@@ -212,9 +223,11 @@ def serve(settings: Settings) -> None:
     for number in previous:
         signal.signal(number, stop)
     try:
-        print("Starting the model server and the gateway ...", flush=True)
+        print("Starting ...", flush=True)
         with running_stack(settings, free_ports=False) as stack:
             print(f"Ready: {stack.url}  (API: {stack.url}/docs; logs: {stack.log_dir}). Ctrl-C stops it.", flush=True)
+            if settings.keys_required and not settings.anonymous_allowed:
+                print("API keys are required: `s2s keys create NAME` makes one.", flush=True)
             while True:
                 stack.check_alive()
                 time.sleep(1.0)
@@ -223,6 +236,14 @@ def serve(settings: Settings) -> None:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def gateway_tools() -> ModuleType:
+    """`api_service.api.admin`, where the gateway is installed. Raises ArtifactError."""
+    try:
+        return importlib.import_module("api_service.api.admin")
+    except ModuleNotFoundError as exc:
+        raise ArtifactError(f"{exc.name} is not installed.", hint="pip install 'silence-to-sound[gateway]'") from exc
 
 
 def _plan(settings: Settings, data_dir: Path, run_dir: Path, free_ports: bool) -> Stack:

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-UPLOAD = "in"
+UPLOAD, RESULT = "in", "out-"
 
 
 def result_name(attempt: int) -> str:
     """The attempt is part of the name, so that a worker which lost its lease cannot touch the winner's file."""
-    return f"out-{attempt}"
+    return f"{RESULT}{attempt}"
 
 
 class Blobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import math
 import secrets
@@ -13,16 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 
 from api_service.api import derive, schemas
 from api_service.api.access import Caller, CallerOf, Gatekeeper, Signer
 from api_service.api.blobs import UPLOAD, Blobs, result_name
 from api_service.api.jobs import JobWorker
+from api_service.api.limits import Admission, storage_full
 from api_service.api.store import FINISHED, Job, JobStore, Queue, State
 from api_service.api.uploads import receive
 from s2s.config import Settings
-from s2s.errors import InputError, UpstreamError
+from s2s.errors import InputError
 from s2s.media.gate import check_container
 from s2s.wire import Wishes, validated
 
@@ -44,6 +46,7 @@ class Service:
     ):
         self.config, self.store, self.blobs, self.worker = config, store, blobs, worker
         self.gatekeeper, self._signer = gatekeeper, signer
+        self.admission = Admission(config, store)
         self._deriving: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._derivers = asyncio.Semaphore(DERIVED_AT_ONCE)
 
@@ -53,14 +56,19 @@ class Service:
             idempotency_key = hashlib.sha256(f"{caller.owner}|{idempotency_key}".encode()).hexdigest()
             if earlier := await self.store.by_key(idempotency_key):
                 return earlier
-        await self._admit(caller)
+        await self.admission.quotas(caller)
         job_id = str(uuid.uuid4())
-        with self.blobs.scratch() as folder:
-            file = folder / "upload"
-            upload = await receive(request, file, self.config.http_limits)
-            await asyncio.to_thread(check_container, file, self.config.http_limits)
-            n_bytes = file.stat().st_size
-            await self.blobs.put(job_id, UPLOAD, file)
+        try:
+            with self.admission.incoming(), self.blobs.scratch() as folder:
+                file = folder / "upload"
+                upload = await receive(request, file, self.config.http_limits, self.config.upload_stall_s)
+                await asyncio.to_thread(check_container, file, self.config.http_limits)
+                n_bytes = file.stat().st_size
+                await self.blobs.put(job_id, UPLOAD, file)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise storage_full() from exc
         return await self._enqueue(
             job_id,
             owner=caller.owner,
@@ -75,7 +83,7 @@ class Service:
 
         Raises InputError gone.
         """
-        await self._admit(caller)
+        await self.admission.quotas(caller)
         wishes = validated(Wishes, {**job.wishes, **changes})
         job_id = str(uuid.uuid4())
         try:
@@ -85,10 +93,6 @@ class Service:
         return await self._enqueue(
             job_id, owner=caller.owner, filename=job.filename, wishes=wishes, stored_bytes=n_bytes
         )
-
-    async def _admit(self, caller: Caller) -> None:
-        if await self.store.waiting() >= self.config.max_queued:
-            raise UpstreamError("Too many jobs are waiting.", code="queue_full", hint="Try again in a while.")
 
     async def _enqueue(self, job_id: str, **values: Any) -> Job:
         """The blob is there; now the row."""
@@ -262,6 +266,12 @@ def service_of(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]
+
+
+def count_upload(request: Request, response: Response, service: ServiceOf, caller: CallerOf) -> None:
+    """Dependency of the routes that make jobs. Raises RateLimited."""
+    address = request.client.host if request.client else ""
+    response.headers.update(service.admission.rate(caller, address))
 
 
 async def job_of(job_id: str, service: ServiceOf, caller: CallerOf) -> Job:

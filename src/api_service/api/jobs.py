@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from api_service.api.blobs import UPLOAD, Blobs, result_name
+from api_service.api.blobs import RESULT, UPLOAD, Blobs, result_name
 from api_service.api.model_client import ModelClient
 from api_service.api.store import Job, JobStore, State
 from s2s.config import Settings
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5  # other processes' jobs are noticed by polling
 PAUSE_S = (0.25, 2.0)  # a lane's first and longest pause while the model server cannot take a job
 BACKOFF_S = (1.0, 4.0, 10.0)  # before the next attempt of a job whose worker was lost
-ORPHAN_S = 3600.0  # a blob without a row may be an upload that is still coming in
+SWEEP_S = 60.0  # between two looks for what has expired or belongs to nobody
 
 
 class JobWorker:
@@ -46,7 +46,8 @@ class JobWorker:
         queue, which does not count as an attempt, and the model server is told to stop."""
         self._stopping = True
         self._store.signals.send("queue")
-        await asyncio.wait(self._lanes, timeout=self._config.drain_s)
+        if self._lanes:
+            await asyncio.wait(self._lanes, timeout=self._config.drain_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -193,7 +194,7 @@ class JobWorker:
                         await self._store.canceled(job)
                     else:
                         await self._again(job, UpstreamError("The worker vanished.", code="worker_lost"))
-                if time.monotonic() - swept_s > 60.0 or not swept_s:
+                if not swept_s or time.monotonic() - swept_s > min(SWEEP_S, self._config.orphan_s):
                     swept_s = time.monotonic()
                     for job_id in await self._store.expire(self._config.result_ttl_s):
                         await self._blobs.delete(job_id)
@@ -203,14 +204,20 @@ class JobWorker:
             await asyncio.sleep(min(5.0, self._config.lease_s / 3))
 
     async def _remove_orphans(self) -> None:
-        ages_s = await self._blobs.ages_s()
-        for job_id in ages_s.keys() - await self._store.known(set(ages_s)):
-            if min(ages_s[job_id].values(), default=0.0) > ORPHAN_S:
-                await self._blobs.delete(job_id)
-        await self._blobs.sweep_scratch(ORPHAN_S)
+        ages_s, orphan_s = await self._blobs.ages_s(), self._config.orphan_s
+        known = await self._store.attempts(set(ages_s))
+        for job_id, names in ages_s.items():
+            if job_id not in known:  # an upload that is still coming in has no row yet
+                if min(names.values(), default=0.0) > orphan_s:
+                    await self._blobs.delete(job_id)
+                continue
+            for name in names:  # results of attempts that lost their lease before they could be recorded
+                if name.startswith(RESULT) and name != known[job_id] and names[name] > orphan_s:
+                    await self._blobs.discard(job_id, name)
+        await self._blobs.sweep_scratch(orphan_s)
         for flag in _files(self._config.cancel_dir):
             with suppress(FileNotFoundError):
-                if time.time() - flag.stat().st_mtime > ORPHAN_S:
+                if time.time() - flag.stat().st_mtime > orphan_s:
                     flag.unlink()
 
 

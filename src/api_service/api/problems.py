@@ -102,7 +102,7 @@ def install(app: FastAPI) -> None:
     async def ours(request: Request, exc: S2SError) -> JSONResponse:
         if not isinstance(exc, InputError):
             log.error("request %s: %s", request.scope.get("request_id"), exc, exc_info=exc)
-        return respond(request, Problem.from_error(exc))
+        return respond(request, Problem.from_error(exc), getattr(exc, "headers", None))
 
     @app.exception_handler(HTTPException)
     async def frameworks(request: Request, exc: HTTPException) -> JSONResponse:

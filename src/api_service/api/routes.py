@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from api_service.api import schemas
 from api_service.api.access import CallerOf
-from api_service.api.gateway import JobOf, Service, ServiceOf, etag_of, job_of, root_path
+from api_service.api.gateway import JobOf, Service, ServiceOf, count_upload, etag_of, job_of, root_path
 from api_service.api.problems import describe
 from api_service.api.results import MEDIA_TYPE, IfNoneMatch, add_reads, file_answer
 from api_service.api.store import FINISHED, Job, State
@@ -39,9 +39,11 @@ REFUSALS = (
     "too_many_frames",
     "external_reference",
     "bad_input",
+    "too_slow",
 )
 DENIALS = ("key_required", "bad_key", "forbidden", "cross_site")
-FULL = ("rate_limited", "queue_full", "storage_full")
+FULL = ("rate_limited", "queue_full", "storage_full", "too_many_uploads")
+COUNTED = Depends(count_upload)
 SSE_POLL_S = 0.5
 SSE_PING_S = 15.0
 UPLOAD_BODY = {
@@ -96,6 +98,7 @@ legacy_api = APIRouter(tags=["original project"])
 
 @jobs_api.post(
     "",
+    dependencies=[COUNTED],
     status_code=202,
     response_model=schemas.Job,
     summary="Send a clip",
@@ -174,6 +177,7 @@ def _status(request: Request, told: BaseModel) -> Response:
 
 @jobs_api.post(
     "/{job_id}/retake",
+    dependencies=[COUNTED],
     status_code=202,
     summary="Again, but otherwise",
     responses={
@@ -377,7 +381,11 @@ async def readyz(service: ServiceOf) -> schemas.Health:
 
 
 @legacy_api.post(
-    "/predict", summary="Send a clip", openapi_extra=UPLOAD_BODY, responses=describe(*REFUSALS, *DENIALS, *FULL)
+    "/predict",
+    dependencies=[COUNTED],
+    summary="Send a clip",
+    openapi_extra=UPLOAD_BODY,
+    responses=describe(*REFUSALS, *DENIALS, *FULL),
 )
 async def predict(request: Request, service: ServiceOf, caller: CallerOf) -> schemas.PredictionStarted:
     """As the original project had it; it answers at once. New clients use `POST /v1/jobs`."""

@@ -21,13 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_service.api import problems, schemas
 from api_service.api.access import Gatekeeper, KeyStore, Signer
-from api_service.api.blobs import Blobs
-from api_service.api.database import Database
+from api_service.api.admin import worker_parts
 from api_service.api.gateway import Service, service_of
-from api_service.api.jobs import JobWorker
-from api_service.api.model_client import ModelClient
 from api_service.api.routes import about_api, jobs_api, legacy_api, shared_api
-from api_service.api.store import JobStore
 from s2s import __version__
 from s2s.config import Settings, settings
 
@@ -76,20 +72,13 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        database, signer = Database.of(config), Signer.of(config)
-        store, models = JobStore(database), ModelClient(config, transport)
-        blobs = Blobs(config.data_dir / "blobs", config.data_dir / "scratch")
-        worker = JobWorker(store, blobs, models, config)
-        await database.open()
-        worker.start()
-        gatekeeper = Gatekeeper(config, signer, KeyStore(database))
-        app.state.service = Service(config, store, blobs, worker, gatekeeper, signer)
-        try:
+        signer = Signer.of(config)
+        async with worker_parts(config, transport) as (database, store, blobs, worker):
+            if config.embedded_worker:
+                worker.start()
+            gatekeeper = Gatekeeper(config, signer, KeyStore(database))
+            app.state.service = Service(config, store, blobs, worker, gatekeeper, signer)
             yield
-        finally:
-            await worker.stop()
-            await models.close()
-            await database.close()
 
     app = FastAPI(
         title="Silence to Sound",

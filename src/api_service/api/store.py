@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from api_service.api.blobs import result_name
 from api_service.api.database import NOW, Database, job_events, jobs, whole
 from api_service.api.model_client import Generated
 from s2s.events import Progress
@@ -90,6 +91,11 @@ class Queue:
     position: int | None  # 1 is next; None when the job does not wait
     running: int
     mean_s: float | None
+
+
+def batched(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 class Signals:
@@ -231,9 +237,15 @@ class JobStore:
             mean_s = await db.scalar(select(func.avg(recent.c[0])))
         return Queue(position, running, mean_s)
 
-    async def waiting(self) -> int:
+    async def waiting(self, owner: str | None = None) -> int:
+        """How many jobs wait, of an owner or of all."""
+        query = select(func.count()).where(jobs.c.state == State.QUEUED)
         async with self._engine.connect() as db:
-            return await db.scalar(select(func.count()).where(jobs.c.state == State.QUEUED))
+            return await db.scalar(query if owner is None else query.where(jobs.c.owner == owner))
+
+    async def stored_bytes(self) -> int:
+        async with self._engine.connect() as db:
+            return int(await db.scalar(select(func.coalesce(func.sum(jobs.c.stored_bytes), 0))))
 
     async def events_after(self, job_id: str, seq: int) -> list[JobEvent]:
         query = (
@@ -359,9 +371,16 @@ class JobStore:
             await db.execute(delete(jobs).where(jobs.c.state == State.EXPIRED, jobs.c.finished_at < NOW - 2 * ttl_s))
         return ids
 
-    async def known(self, ids: set[str]) -> set[str]:
+    async def attempts(self, ids: set[str]) -> dict[str, str | None]:
+        """Those of the ids that are jobs -> the name of the result that they have or may get."""
+        found = {}
         async with self._engine.connect() as db:
-            return set((await db.execute(select(jobs.c.id).where(jobs.c.id.in_(ids)))).scalars())
+            for some in batched(sorted(ids), 500):
+                query = select(jobs.c.id, jobs.c.state, jobs.c.attempt).where(jobs.c.id.in_(some))
+                for row in await db.execute(query):
+                    wanted = row.state in ACTIVE | {State.SUCCEEDED}
+                    found[row.id] = result_name(row.attempt) if wanted else None
+        return found
 
     async def _record(self, job: Job, name: str, data: dict | None, was: State = State.RUNNING, **values: Any) -> bool:
         async with self._write.begin() as db:

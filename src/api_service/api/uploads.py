@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from s2s.errors import InputError
 
 FIELDS = ("file", *wire.Wishes.model_fields)
 TEXT_FIELD_BYTES = 1000
+SLOWEST_BYTES_PER_S = 10_000  # a body that comes in more slowly holds a place that others could use
 EVENTS_FIELD_BYTES = 200_000
 FORM_ROOM_BYTES = 65_536 + EVENTS_FIELD_BYTES  # for boundaries, part headers and text fields around the file
 
@@ -29,21 +32,21 @@ class Upload:
     wishes: wire.Wishes
 
 
-async def receive(request: Request, target: Path, limits: Limits) -> Upload:
+async def receive(request: Request, target: Path, limits: Limits, stall_s: float) -> Upload:
     """Reads a multipart or JSON body; the video is at `target` afterwards.
 
-    Raises InputError with codes too_large, bad_request, bad_base64 or unsupported_media_type.
+    Raises InputError with codes too_large, too_slow, bad_request, bad_base64 or unsupported_media_type.
     """
     content_type, options = parse_options_header(request.headers.get("content-type"))
     try:
         if content_type == b"multipart/form-data" and options.get(b"boundary"):
             with target.open("wb") as file:
                 form = _Form(options[b"boundary"], file, limits)
-                async for data in _body(request, limits.max_bytes + FORM_ROOM_BYTES, limits):
+                async for data in _body(request, limits.max_bytes + FORM_ROOM_BYTES, limits, stall_s):
                     form.feed(data)
                 return form.finish()
         if content_type == b"application/json":
-            body = b"".join([data async for data in _body(request, limits.max_request_bytes, limits)])
+            body = b"".join([data async for data in _body(request, limits.max_request_bytes, limits, stall_s)])
             return _from_json(body, target, limits)
     except InputError as exc:
         if exc.code == "too_large":
@@ -56,16 +59,30 @@ async def receive(request: Request, target: Path, limits: Limits) -> Upload:
     )
 
 
-async def _body(request: Request, limit_bytes: int, limits: Limits) -> AsyncIterator[bytes]:
+async def _body(request: Request, limit_bytes: int, limits: Limits, stall_s: float) -> AsyncIterator[bytes]:
+    """The body, in parts. It may neither stand still for `stall_s` nor creep."""
     if int(request.headers.get("content-length", "0")) > limit_bytes:
         raise wire.too_large(limits)
-    n_bytes = 0
-    async for data in request.stream():
+    n_bytes, started_s, parts = 0, time.monotonic(), request.stream().__aiter__()
+    while True:
+        try:
+            async with asyncio.timeout(stall_s):
+                data = await anext(parts)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as exc:
+            raise _too_slow() from exc
         n_bytes += len(data)
         if n_bytes > limit_bytes:
             raise wire.too_large(limits)
+        if time.monotonic() - started_s > stall_s + n_bytes / SLOWEST_BYTES_PER_S:
+            raise _too_slow()
         if data:
             yield data
+
+
+def _too_slow() -> InputError:
+    return InputError("The upload is too slow.", code="too_slow", hint="Send a shorter clip or use a faster line.")
 
 
 async def _discard(request: Request, limit_bytes: int) -> None:

@@ -14,6 +14,8 @@ import httpx
 import numpy as np
 import uvicorn
 
+from api_service.api.access import KeyStore
+from api_service.api.database import Database
 from api_service.api.service import create_app
 from s2s import wire
 from s2s.config import Settings
@@ -148,3 +150,16 @@ async def events(gateway: httpx.AsyncClient, job: dict, last_event_id: int | Non
         if fields:
             found.append((int(fields["id"]) if "id" in fields else None, fields["event"], json.loads(fields["data"])))
     return found
+
+
+async def key_for(config: Settings, *scopes: str, ttl_s: float | None = None) -> str:
+    database = Database.of(config)
+    await database.open()
+    try:
+        return await KeyStore(database).create("test", list(scopes), ttl_s)
+    finally:
+        await database.close()
+
+
+def bearer(key: str) -> dict:
+    return {"Authorization": f"Bearer {key}"}

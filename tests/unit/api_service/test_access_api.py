@@ -4,7 +4,7 @@ import asyncio
 
 import httpx
 import pytest
-from gateway_kit import finished, running, send
+from gateway_kit import bearer, finished, key_for, running, send
 
 from api_service.api.access import COOKIE, KeyStore, Signer
 from api_service.api.database import Database
@@ -25,19 +25,6 @@ def page(config, tmp_path) -> Settings:
     (folder / "index.html").write_text('<!doctype html><html><head><script src="js/main.js"></script></head></html>')
     (folder / "js" / "main.js").write_text("1;")
     return config.model_copy(update={"page_dir": folder})
-
-
-async def key_for(config: Settings, *scopes: str, ttl_s: float | None = None) -> str:
-    database = Database.of(config)
-    await database.open()
-    try:
-        return await KeyStore(database).create("test", list(scopes), ttl_s)
-    finally:
-        await database.close()
-
-
-def bearer(key: str) -> dict:
-    return {"Authorization": f"Bearer {key}"}
 
 
 async def test_a_visitors_jobs_exist_for_nobody_else(page, model_server, clip):

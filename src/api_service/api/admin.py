@@ -1,0 +1,83 @@
+"""What the command line does with the gateway's parts: `s2s worker`, `s2s keys`, `s2s db upgrade`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import httpx
+
+from api_service.api.access import ApiKey, KeyStore
+from api_service.api.blobs import Blobs
+from api_service.api.database import Database
+from api_service.api.jobs import JobWorker
+from api_service.api.model_client import ModelClient
+from api_service.api.store import JobStore
+from s2s.config import Settings
+
+Answer = TypeVar("Answer")
+
+
+@asynccontextmanager
+async def worker_parts(
+    config: Settings, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[tuple[Database, JobStore, Blobs, JobWorker]]:
+    """Everything that works on jobs, for the gateway and for a worker alike; the worker is not started yet."""
+    database = Database.of(config)
+    store, models = JobStore(database), ModelClient(config, transport)
+    blobs = Blobs(config.data_dir / "blobs", config.data_dir / "scratch")
+    worker = JobWorker(store, blobs, models, config)
+    try:
+        await database.open()
+        yield database, store, blobs, worker
+    finally:
+        await worker.stop()
+        await models.close()
+        await database.close()
+
+
+def run_worker(config: Settings) -> None:
+    """Works on jobs until SIGINT or SIGTERM. Raises ArtifactError."""
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with worker_parts(config) as (*_, worker):
+            worker.start()
+            print("The worker waits for jobs. Ctrl-C stops it.", flush=True)
+            await stop.wait()
+
+    asyncio.run(work())
+
+
+def upgrade_database(config: Settings) -> None:
+    _with_database(config, lambda database: database.upgrade(), as_it_is=True)
+
+
+def create_key(config: Settings, name: str, scopes: list[str], ttl_s: float | None) -> str:
+    return _with_database(config, lambda database: KeyStore(database).create(name, scopes, ttl_s))
+
+
+def list_keys(config: Settings) -> list[ApiKey]:
+    return _with_database(config, lambda database: KeyStore(database).all())
+
+
+def revoke_key(config: Settings, key_id: str) -> bool:
+    return _with_database(config, lambda database: KeyStore(database).revoke(key_id))
+
+
+def _with_database(config: Settings, act: Callable[[Database], Awaitable[Answer]], *, as_it_is: bool = False) -> Answer:
+    async def run() -> Answer:
+        database = Database.of(config)
+        try:
+            if not as_it_is:
+                await database.open()
+            return await act(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())

@@ -1,0 +1,125 @@
+"""Promises about too many, too much and too slow."""
+
+import asyncio
+import errno
+
+import httpx
+import pytest
+from gateway_kit import bearer, finished, key_for, running, send
+
+
+def form(video: bytes) -> dict:
+    return {"files": {"file": ("a.mp4", video, "video/mp4")}}
+
+
+@pytest.fixture
+async def strict(config, model_server):
+    """A gateway where keys count, with small limits; yields (client, key)."""
+    config = config.model_copy(
+        update={"require_keys": True, "uploads_per_min": 3, "max_queued_per_owner": 2, "max_queued": 50}
+    )
+    key, other = await key_for(config, "write"), await key_for(config, "write")
+    async with running(config, model_server) as gateway:
+        yield gateway, bearer(key), bearer(other)
+
+
+async def test_too_many_clips_in_a_minute_are_told_when_to_come_back(strict, clip):
+    gateway, key, other = strict
+    left = []
+    for _ in range(3):
+        answer = await gateway.post("/v1/jobs", **form(clip), headers=key)
+        assert answer.status_code == 202
+        assert answer.headers["ratelimit-policy"] == '"uploads";q=3;w=60'
+        left.append(answer.headers["ratelimit"].split(";")[1])
+        await finished(Authorized(gateway, key), answer.json())
+    assert left == ["r=2", "r=1", "r=0"]
+    refused = await gateway.post("/v1/jobs", **form(clip), headers=key)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert 0 < int(refused.headers["retry-after"]) <= 61
+    assert refused.headers["ratelimit"].startswith('"uploads";r=0;t=')
+    assert (await gateway.post("/v1/jobs", **form(clip), headers=other)).status_code == 202
+
+
+class Authorized:
+    """As much of a client as `finished` needs, with a key."""
+
+    def __init__(self, client: httpx.AsyncClient, headers: dict):
+        self._client, self._headers = client, headers
+
+    async def get(self, path: str) -> httpx.Response:
+        return await self._client.get(path, headers=self._headers)
+
+
+async def test_one_owner_cannot_fill_the_queue_for_all(strict, model_server, clip):
+    gateway, key, other = strict
+    model_server.go_on.clear()
+    assert (await gateway.post("/v1/jobs", **form(clip), headers=key)).status_code == 202
+    await model_server.entered.wait()
+    for _ in range(2):
+        assert (await gateway.post("/v1/jobs", **form(clip), headers=key)).status_code == 202
+    gateway.app.state.service.admission._times.clear()
+    refused = await gateway.post("/v1/jobs", **form(clip), headers=key)
+    assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+    assert int(refused.headers["retry-after"]) > 0
+    assert (await gateway.post("/v1/jobs", **form(clip), headers=other)).status_code == 202
+    model_server.go_on.set()
+
+
+async def test_used_up_storage_says_so_until_something_is_deleted(config, model_server, clip):
+    async with running(config.model_copy(update={"storage_bytes": 100}), model_server) as gateway:
+        job = await finished(gateway, await send(gateway, clip))
+        for path, body in (("/v1/jobs", form(clip)), (job["links"]["retake"], {"json": {}})):
+            refused = await gateway.post(path, **body)
+            assert (refused.status_code, refused.json()["code"]) == (503, "storage_full")
+            assert int(refused.headers["retry-after"]) > 0
+        await gateway.delete(job["links"]["self"])
+        assert (await gateway.post("/v1/jobs", **form(clip))).status_code == 202
+
+
+async def test_a_full_disk_says_so_and_keeps_nothing(gateway, clip, config, monkeypatch):
+    async def full(*args, **kw):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(gateway.app.state.service.blobs, "put", full)
+    refused = await gateway.post("/v1/jobs", **form(clip))
+    assert (refused.status_code, refused.json()["code"]) == (503, "storage_full")
+    for folder in ("blobs", "scratch"):
+        assert not list((config.data_dir / folder).iterdir())
+
+
+async def test_an_upload_that_stands_still_is_given_up_and_disturbs_nobody(config, model_server, clip):
+    config = config.model_copy(update={"upload_stall_s": 0.5, "max_uploads": 2})
+    async with running(config, model_server) as gateway:
+        port = gateway.base_url.port
+        head = (
+            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+            b"Content-Length: 5000\r\n\r\n--b\r\n"
+        )
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        for _, writer in slow:
+            writer.write(head)
+            await writer.drain()
+        while gateway.app.state.service.admission._incoming < 2:
+            await asyncio.sleep(0.01)
+        assert (await gateway.get("/v1/limits")).status_code == 200
+        crowded = await gateway.post("/v1/jobs", **form(clip))
+        assert (crowded.status_code, crowded.json()["code"]) == (503, "too_many_uploads")
+        for reader, writer in slow:
+            answer = await asyncio.wait_for(reader.read(4000), 10)
+            assert b" 408 " in answer.split(b"\r\n")[0]
+            assert b"too_slow" in answer
+            writer.close()
+        assert (await gateway.post("/v1/jobs", **form(clip))).status_code == 202
+    assert not list((config.data_dir / "scratch").iterdir())
+
+
+async def test_limits_tell_what_is_kept_and_what_may_be_sent(gateway, config):
+    told = (await gateway.get("/v1/limits")).json()
+    assert told["retention_s"] == config.result_ttl_s
+    assert told["key_required"] is False
+    assert told["quotas"] == {
+        "max_queued": 5,
+        "max_queued_per_owner": config.max_queued_per_owner,
+        "uploads_per_min": config.uploads_per_min,
+        "storage_bytes": config.storage_bytes,
+    }
