@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m s2s.bench", description="How fast this machine runs the project.")
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), help="where the numbers go")
     parser.add_argument("--quick", action="store_true", help="one round instead of three")
-    parser.add_argument("--long", action="store_true", help="also a clip of 10 minutes (minutes of work)")
+    parser.add_argument("--long", action="store_true", help="also 10 minutes, and the published WaveNet")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this part; may be repeated")
     arguments = parser.parse_args()
 
@@ -33,6 +33,9 @@ def main() -> None:
             rows, peaks = wavenet.measure(rounds=rounds)
             report[part] = {"peak_ops_per_s": peaks, "rows": [row.to_dict() for row in rows]}
             print(wavenet.table(rows, peaks))
+            if arguments.long and (clip := wavenet.measure_clip()):
+                report[part]["clip"] = clip.to_dict()
+                print(wavenet.clip_line(clip))
         elif part == "nets":
             net_rows = nets.measure(rounds)
             report[part] = [row.to_dict() for row in net_rows]

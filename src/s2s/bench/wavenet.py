@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 
 from s2s.wavenet_vocoder.config import WaveNetConfig
@@ -21,9 +23,12 @@ from s2s.wavenet_vocoder.engine import (
     WaveNetEngine,
     available_isas,
     calibrate,
+    generate_clip,
     look_ahead_for,
     peak_ops,
 )
+from s2s.wavenet_vocoder.engine.segments import INT8_WORK_LIMIT, fitting_segments
+from s2s.wavenet_vocoder.mixture import draw_noise
 from s2s.wavenet_vocoder.sampler import Sampler
 from s2s.wavenet_vocoder.wavenet import WaveNet
 
@@ -215,3 +220,47 @@ def table(rows: list[Row], peaks: dict[str, float]) -> str:
             ).rstrip()
         )
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """A whole clip by an int8 net of random weights, folded and on all cores as `s2s.vocode` plays it."""
+
+    net: str
+    seconds: float
+    segments: int
+    threads: int
+    wall_s: float
+    cpu_s: float
+
+    LIMIT_S: ClassVar[float] = 30.0  # of wall time for 10 s at published sizes on 2 cores
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def measure_clip(net_name: str = "published 512/512/256", frames: int = 860) -> ClipRow | None:
+    """None where the engine is not built. Noise stands in for the mel: what is heard does not change the work."""
+    if not available_isas():
+        return None
+    torch.manual_seed(0)
+    config, threads = NETS[net_name], torch.get_num_threads()
+    net = WaveNet(config).eval()
+    mel = np.random.default_rng(0).random((config.cin_channels, frames), np.float32)
+    noise = torch.from_numpy(draw_noise(0, 0, config.hop_length, config))[None]
+    scales = calibrate(net, torch.from_numpy(mel[None, :, :1]), noise)
+    start, used = time.perf_counter(), time.process_time()
+    made = generate_clip(net, mel, 0, scales=scales, threads=threads)
+    wall_s, cpu_s = time.perf_counter() - start, time.process_time() - used
+    count = fitting_segments(frames, net, work_limit=INT8_WORK_LIMIT)
+    return ClipRow(net_name, len(made) / SAMPLE_RATE, count, threads, wall_s, cpu_s)
+
+
+def clip_line(row: ClipRow) -> str:
+    """Text for people."""
+    reached = "reached" if row.wall_s <= row.LIMIT_S else "NOT reached"
+    return (
+        f"{row.net}, int8: {row.seconds:.1f} s of sound in {row.segments} segments on {row.threads} threads: "
+        f"{row.wall_s:.1f} s wall, {row.cpu_s:.1f} s CPU, load average {os.getloadavg()[0]:.1f}; "
+        f"{row.LIMIT_S:g} s on 2 quiet cores {reached}"
+    )

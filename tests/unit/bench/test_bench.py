@@ -11,6 +11,8 @@ from tests.tiny import make_tiny_bundle
 
 from s2s.bench import pipeline
 from s2s.bench.pipeline import STAGES, Case, Row
+from s2s.bench.wavenet import clip_line, measure_clip
+from s2s.wavenet_vocoder.engine import available_isas
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +52,12 @@ def test_longer_clips_are_compared_with_the_short_one():
 def test_a_clip_that_fails_fails_the_bench(tmp_path: Path):
     with pytest.raises(subprocess.CalledProcessError):
         pipeline.measure(tmp_path, [Case("360p", 1)], tmp_path / "no-bundle")
+
+
+@pytest.mark.skipif(not available_isas(), reason="the engine is not built here (install g++)")
+def test_a_whole_clip_is_played_by_the_int8_engine():
+    row = measure_clip("small 64/128/64", frames=20)
+    assert row.seconds == pytest.approx(20 * 256 / 22_050)
+    assert row.segments == 1  # a small net is not folded
+    assert row.cpu_s > 0
+    assert "0.2 s of sound in 1 segments" in clip_line(row)
