@@ -26,7 +26,7 @@ EXTRAS = {
               "httpx>=0.28,<0.29"],
     "train": ["tensorboard>=2.19", "pybullet>=3.2.7"],
     "evaluate": ["ai-edge-litert>=2.1"],  # runs YAMNet, by whose ear kinds are judged
-    "cluster": ["kubernetes>=33"],
+    "cluster": ["kubernetes>=30"],  # kfp wants 30
     "data": ["yt-dlp>=2026.3", "obstore>=0.8"],  # collects videos; keeps sets in object storage
     "workflow": ["kfp>=2.14,<2.17"],  # newer ones pin requests to one version
     "test": ["pytest>=8", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.130",

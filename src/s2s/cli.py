@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from s2s.config import settings
+from s2s.data.cli import data_app
 from s2s.errors import InputError, S2SError
 from s2s.events import Progress as StageProgress
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(no_args_is_help=True, help="Inspect, verify and import bundles of networks.")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(data_app, name="data")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of the gateway.")
 app.add_typer(keys_app, name="keys")
 db_app = typer.Typer(no_args_is_help=True, help="The gateway's database.")
@@ -59,7 +61,7 @@ DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 def main() -> None:
     """Entry point of the `s2s` command."""
     logging.basicConfig(level=settings().log_level, format="%(levelname)s %(name)s: %(message)s")
-    for chatty in ("matplotlib", "httpx", "httpcore"):
+    for chatty in ("matplotlib", "httpx", "httpcore", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         app(standalone_mode=True)
@@ -294,7 +296,7 @@ def serve(
 
 @app.command()
 def worker(
-    workers: Annotated[int | None, typer.Option(min=1, help="Clips worked on at once; at most the model server's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Clips worked on at once.")] = None,
 ) -> None:
     """Work on the gateway's jobs in a process of its own, with the model server at S2S_MODEL_SERVER_URL."""
     from s2s.serving import gateway_tools
@@ -467,6 +469,8 @@ def train(
         "runs/small"
     ),
     bundle: Annotated[Path | None, typer.Option(help="Folder of the new bundle. Default: RUN_DIR/bundle.")] = None,
+    clips: Annotated[Path | None, typer.Option(help="A set of `s2s data` that joins the rendered clips.")] = None,
+    features: Annotated[Path | None, typer.Option(help="What `s2s data features` made of it.")] = None,
     device: DeviceOption = "",
 ) -> None:
     """Make a bundle from nothing: render clips, train every network, measure, save."""
@@ -474,9 +478,39 @@ def train(
 
     if recipe not in RECIPES:
         raise InputError(f"There is no recipe {recipe!r}.", code="bad_request", hint=f"Recipes: {', '.join(RECIPES)}.")
-    manifest = train_all(RECIPES[recipe], run_dir, bundle or run_dir / "bundle", device=device or settings().device)
-    out.print(f"[bold]{bundle or run_dir / 'bundle'}[/]", highlight=False)
+    target = bundle or run_dir / "bundle"
+    used = device or settings().device
+    manifest = train_all(RECIPES[recipe], run_dir, target, device=used, clips=clips, features=features)
+    out.print(f"[bold]{target}[/]", highlight=False)
     out.print_json(json.dumps(manifest.metrics))
+
+
+@app.command()
+def finetune(
+    clips: Annotated[Path, typer.Argument(metavar="DIR", help="Videos with sound, or a set of `s2s data folder`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder of the new bundle.")],
+    kind: Annotated[
+        str | None, typer.Option(help="What all clips are. Default: sub-folders named after kinds.")
+    ] = None,
+    bundle: BundleOption = None,
+    steps: Annotated[int, typer.Option(min=1)] = 400,
+    run_dir: Annotated[Path | None, typer.Option(help="A killed run goes on from here. Default: OUT.run.")] = None,
+    device: DeviceOption = "",
+) -> None:
+    """Teach a bundle the sound of your own clips: a new bundle, the old one stays as it is."""
+    from s2s.training.finetune import FineTuning, fine_tune
+
+    manifest = fine_tune(
+        bundle or settings().bundle,
+        clips,
+        output,
+        kind=kind,
+        config=FineTuning(steps=steps),
+        run_dir=run_dir or output.with_name(output.name + ".run"),
+        device=device or settings().device,
+    )
+    out.print(f"[bold]{output}[/]  use it with --bundle", highlight=False)
+    out.print_json(json.dumps(manifest.metrics["fine_tuning"]))
 
 
 @app.command()

@@ -87,11 +87,12 @@ def read_clips(root: Path, split: str | None = None) -> list[Clip]:
 def read_records(root: Path, split: str | None = None) -> list[ClipRecord]:
     """A set of either format, rendered or cut from videos, as training reads it.
 
-    Clips cut from videos whose label is no kind of ours are left out. Raises InputError when there is no set.
+    split: of clips that were cut from videos; a rendered set is one split as a whole. Clips cut from videos whose label
+    is no kind of ours are left out. Raises InputError when there is no set.
     """
     if (root / "manifest.jsonl").is_file():
         return [clip.record() for clip in read_clips(root, split) if clip.kind in KINDS]
-    return [record for record in read_dataset(root) if split in (None, record.split)]
+    return read_dataset(root)
 
 
 def write_manifest(root: Path, clips: Iterable[Clip], dropped: Iterable[Clip], asked: dict) -> None:

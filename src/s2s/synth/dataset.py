@@ -6,6 +6,7 @@
     OUT/shard-0000/audio/ID.flac     22,050 Hz mono, where a sound bank was given
     OUT/shard-0000/COMPLETE          written last
     OUT/contact-sheet.png            what the clips look like around an event
+    OUT/licences.json                whose every sound is (`s2s data synth`)
 
 A clip depends on (seed, split, number) alone, so a killed run goes on where it stopped and makes the same set.
 """
@@ -147,6 +148,18 @@ def make_clip(
         soundfile.write(audio, waveform, SAMPLE_RATE)
         sounds = list({p.record.source: p.record.to_dict() for p in placed}.values())
     return ClipRecord(clip_id, split, duration_s, *clip.size, n_frames, events, clip.factors, video, audio, sounds)
+
+
+def write_licences(out: Path, records: list[ClipRecord]) -> None:
+    """OUT/licences.json: every sound heard in the set, whose it is, under which licence, and in how many clips."""
+    heard: dict[str, dict] = {}
+    for record in records:
+        for sound in record.sounds:
+            key = json.dumps(sound, sort_keys=True)
+            heard.setdefault(key, {**sound, "clips": 0})["clips"] += 1
+    pictures = {"source": "drawn by s2s.synth", "license": "Apache-2.0", "clips": len(records)}
+    found = {"pictures": pictures, "sounds": [heard[key] for key in sorted(heard)]}
+    (out / "licences.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def read_shard(shard: Path) -> list[ClipRecord]:

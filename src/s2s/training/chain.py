@@ -9,6 +9,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
 from s2s.bundle import BundleManifest, Source, save_bundle
+from s2s.data.features import features_of
+from s2s.data.manifest import read_records
 from s2s.errors import ArtifactError
 from s2s.evaluation.files import score_bundle
 from s2s.events import SoundEvent
@@ -120,13 +123,27 @@ RECIPES = {
 }
 
 
-def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = "cpu") -> BundleManifest:
-    """Everything, in order; returns the manifest of the bundle at `bundle_dir`, with its metrics on held-out clips."""
+def train_all(
+    recipe: Recipe,
+    run_dir: Path,
+    bundle_dir: Path,
+    *,
+    device: str = "cpu",
+    clips: Path | None = None,
+    features: Path | None = None,
+) -> BundleManifest:
+    """Everything, in order; returns the manifest of the bundle at `bundle_dir`, with its metrics on held-out clips.
+
+    clips: a set cut from videos (`s2s.data`); its training clips join the rendered ones, its test clips are measured
+    on. features: what `s2s data features` made of that set; without it pictures are read here.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     recorded = run_dir / "recorded" if recipe.recordings else None
     if recorded is not None and not (recorded / "bank.json").exists():
         banks.fetch(recorded)
     clip = ClipSpec()
+    own = [record for record in read_records(clips, "train") if record.events] if clips else []
+    measured = features_of(features) if features else {}
     data = run_dir / "data"
     train = [
         record
@@ -135,10 +152,12 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
     ]
     _rendered_set(recipe, data / "val", recipe.validation_clips, recipe.validation_seed, "train")
     test = _rendered_set(recipe, data / "test", recipe.test_clips, recipe.test_seed, "test")
-    networks: dict[str, torch.nn.Module] = {"timing": _timing(recipe, run_dir)}
+    networks: dict[str, torch.nn.Module] = {"timing": _timing(recipe, run_dir, clips, measured)}
     recogniser = new_recogniser(run_dir / "photographs") if recipe.photographs else None
     usable = [record for record in train if len({event.kind for event in record.events}) == 1][: recipe.stream_clips]
-    seen = see_all(usable, run_dir / "seen", clip, recogniser)
+    paired = [*range(len(usable))[: recipe.rendered_clips], *range(len(usable), len(usable) + len(own))]
+    usable += own
+    seen = see_all(usable, run_dir / "seen", clip, recogniser, measured)
     if recogniser is not None:
         log.info(
             "recogniser: %.0f %% of training clips named by its head",
@@ -150,11 +169,8 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
     rendered = cached(
         run_dir / "rendered.safetensors",
         lambda: make_rendered(
-            usable[: recipe.rendered_clips],
-            [
-                visual_features(clip_seen, networks["tsn_rgb"], networks["tsn_flow"])
-                for clip_seen in seen[: recipe.rendered_clips]
-            ],
+            [usable[index] for index in paired],
+            [visual_features(seen[index], networks["tsn_rgb"], networks["tsn_flow"]) for index in paired],
             recipe.regnet,
             clip,
             recorded,
@@ -162,7 +178,9 @@ def train_all(recipe: Recipe, run_dir: Path, bundle_dir: Path, *, device: str = 
     )
     networks["regnet"] = _regnet(recipe, run_dir / "regnet", rendered, recorded, clip, device)
     networks["vocoder"] = _vocoder(recipe, run_dir / "vocoder", recorded, device)
-    return finish_bundle(recipe.name, networks, bundle_dir, test, sources_of(recorded, recipe.photographs))
+    sources = sources_of(recorded, recipe.photographs) + _sources_of_clips(own)
+    held_out = [record for record in read_records(clips, "test") if record.events] if clips else []
+    return finish_bundle(recipe.name, networks, bundle_dir, test, sources, held_out)
 
 
 def finish_bundle(
@@ -171,6 +189,7 @@ def finish_bundle(
     bundle_dir: Path,
     test: list[ClipRecord],
     sources: tuple[Source, ...],
+    own_test: Sequence[ClipRecord] = (),
 ) -> BundleManifest:
     """Saves, measures the saved bundle end to end on held-out clips, and saves again with what was measured."""
     manifest = BundleManifest(
@@ -184,8 +203,11 @@ def finish_bundle(
     )
     networks = {role: network.half() for role, network in networks.items()}  # half the download; loaded as float32
     save_bundle(bundle_dir, manifest, networks)
-    metrics = score_bundle(SoundGenerator.from_bundle(bundle_dir), test, on_clip=_counter("measuring"))
-    return save_bundle(bundle_dir, manifest.model_copy(update={"metrics": {"rendered_held_out": metrics}}), networks)
+    generator = SoundGenerator.from_bundle(bundle_dir)
+    metrics = {"rendered_held_out": score_bundle(generator, test, on_clip=_counter("measuring"))}
+    if own_test:
+        metrics["own_clips_held_out"] = score_bundle(generator, own_test, on_clip=_counter("measuring own clips"))
+    return save_bundle(bundle_dir, manifest.model_copy(update={"metrics": metrics}), networks)
 
 
 def _rendered_set(recipe: Recipe, home: Path, n: int, seed: int, split: str) -> list[ClipRecord]:
@@ -202,11 +224,12 @@ def _rendered_set(recipe: Recipe, home: Path, n: int, seed: int, split: str) -> 
     )
 
 
-def _timing(recipe: Recipe, run_dir: Path) -> TimingNet:
+def _timing(recipe: Recipe, run_dir: Path, clips: Path | None, measured: Mapping[str, Path]) -> TimingNet:
     """Trained on the training set; weights and thresholds are chosen on the validation set."""
     home, data = run_dir / "timing", run_dir / "data"
     if not (home / "done").exists():
-        train_timing(recipe.timing, [data / f"train-{seed}" for seed in recipe.train_seeds], data / "val", home)
+        sets = [*(data / f"train-{seed}" for seed in recipe.train_seeds), *([clips] if clips else [])]
+        train_timing(recipe.timing, sets, data / "val", home, measured=measured)
         (home / "done").touch()
     return load_timing(home / "timing")
 
@@ -219,11 +242,19 @@ def load_timing(stem: Path) -> TimingNet:
     return net.eval()
 
 
-def see_all(records: list[ClipRecord], cache: Path, clip: ClipSpec, backbone: Recogniser | None) -> list[SeenClip]:
-    """Clips of one kind each, as the streams read them; pictures are kept in `cache`."""
+def see_all(
+    records: list[ClipRecord],
+    cache: Path,
+    clip: ClipSpec,
+    backbone: Recogniser | None,
+    measured: Mapping[str, Path] | None = None,
+) -> list[SeenClip]:
+    """Clips of one kind each, as the streams read them; pictures are kept in `cache`, or taken from `measured`."""
     count, seen = _counter("watching clips"), []
     for index, record in enumerate(records):
-        arrays = see_clip(record.video, cache / f"{record.id}.safetensors", clip, backbone)
+        held = (measured or {}).get(record.id, cache / f"{record.id}.safetensors")
+        found = see_clip(record.video, held, clip, backbone)
+        arrays = {name: found[name] for name in ("rgb", "flow", "photo")}
         events = [SoundEvent(event.time_s, event.kind, event.strength, 1.0) for event in record.events]
         seen.append(SeenClip(**arrays, events=events, kind=KINDS.index(record.events[0].kind)))
         count(index + 1, len(records))
@@ -309,6 +340,16 @@ def sources_of(recorded: Path | None, photographs: bool) -> tuple[Source, ...]:
         name = LITE0_PACKAGE.split("==")[0]
         found.append(Source(name=name, licence="Apache-2.0", note="recogniser backbone, trained on ImageNet"))
     return tuple(found)
+
+
+def _sources_of_clips(records: Sequence[ClipRecord]) -> tuple[Source, ...]:
+    """One entry a licence, naming the videos."""
+    videos: dict[str, set[str]] = {}
+    for record in records:
+        for sound in record.sounds:
+            videos.setdefault(sound["license"], set()).add(sound["source"])
+    found = sorted(videos.items())
+    return tuple(Source(name="own clips", licence=licence, note="; ".join(sorted(names))) for licence, names in found)
 
 
 def _counter(what: str):

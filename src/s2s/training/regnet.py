@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from s2s.conditioning import MATERIALS, condition, condition_dim, take_code
 from s2s.events import SoundEvent
+from s2s.media.audio import fit_length
 from s2s.mel import mel_spectrogram
 from s2s.regnet.config import RegNetConfig
 from s2s.regnet.discriminator import Discriminator
@@ -147,7 +149,10 @@ def make_rendered(
     clip: ClipSpec,
     recorded: Path | None,
 ) -> Clips:
-    """Rendered clips, sounded by their script; visual float32 (T, V) each. Two crops a clip, of one kind each."""
+    """Clips with pictures, sounded by their own sound or else by their script; visual float32 (T, V) each.
+
+    Two crops a clip, of one kind each.
+    """
     bank = SoundBank("train", recorded)
     n_frames = int(config.clip_s * clip.video_rate)
     rows: list[tuple[np.ndarray, ...]] = []
@@ -157,7 +162,10 @@ def make_rendered(
         kind = record.events[0].kind if record.events else None
         total = len(features)
         duration_s = clip.n_samples(total) / clip.mel.sample_rate
-        waveform, _ = mix_clip(record.events, duration_s, bank, np.random.default_rng([config.seed, 19, index]))
+        if record.audio is not None:  # its true sound
+            waveform = fit_length(soundfile.read(record.audio, dtype="float32")[0], clip.n_samples(total))
+        else:
+            waveform, _ = mix_clip(record.events, duration_s, bank, np.random.default_rng([config.seed, 19, index]))
         mel = mel_spectrogram(waveform, clip.mel)[:, : clip.n_mel_frames(total)]
         # Encoded whole, so that a crop hears what rings on from before it.
         encoded, z = encode_script(record.events, kind, total, clip, config.network.z_dim)

@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,15 +24,17 @@ import numpy as np
 import torch
 import typer
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from s2s.data.manifest import read_records
 from s2s.evaluation.alignment import onset_f1
 from s2s.media import decode_worker
 from s2s.media.video import grey_size
 from s2s.motion import CELL_CHANNELS, FEATURES_VERSION, MotionExtractor, MotionFeatures
 from s2s.spec import TIMING_RATE
-from s2s.synth.dataset import ClipRecord, read_dataset
+from s2s.synth.dataset import ClipRecord
 from s2s.timing.detect import detect_events, event_curves
 from s2s.timing.net import TimingConfig, TimingNet, liveliness
 from s2s.training.checkpoint import Ema, load_checkpoint, save_checkpoint
@@ -109,30 +111,44 @@ def measure_motion(record: ClipRecord) -> MotionFeatures:
     return extractor.finish(record.duration_s)
 
 
-def load_examples(roots: Sequence[Path], cache: Path, on_clip=lambda done, total: None) -> list[Example]:
-    """All clips of the sets, their motion taken from the cache folder where it was measured before."""
+def load_examples(
+    roots: Sequence[Path],
+    cache: Path,
+    on_clip=lambda done, total: None,
+    *,
+    split: str | None = None,
+    measured: Mapping[str, Path] | None = None,
+) -> list[Example]:
+    """All clips of the sets, their motion taken from the cache folder where it was measured before.
+
+    split: of sets cut from videos, which hold several. measured: files of `s2s.data.features` by clip id.
+    """
     cache.mkdir(parents=True, exist_ok=True)
-    records = [(root, record) for root in roots for record in read_dataset(root)]
+    records = [(root, record) for root in roots for record in read_records(root, split)]
     examples = []
     for number, (_root, record) in enumerate(records):
-        examples.append(_example(record, cache))
+        examples.append(_example(record, cache, measured or {}))
         on_clip(number + 1, len(records))
     return examples
 
 
-def _example(record: ClipRecord, cache: Path) -> Example:
-    stat = record.video.stat()
-    key = hashlib.sha1(
-        f"{record.video.resolve()}/{stat.st_size}/{stat.st_mtime_ns}/{FEATURES_VERSION}".encode()
-    ).hexdigest()[:16]
-    path = cache / f"{record.id}-{key}.npz"
-    if not path.exists():
-        motion = measure_motion(record)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, cells=motion.cells.astype(np.float16), scene=motion.scene.astype(np.float16))
-        partial.rename(path)
-    with np.load(path) as held:
+def _example(record: ClipRecord, cache: Path, measured: Mapping[str, Path]) -> Example:
+    if record.id in measured:
+        held = load_file(measured[record.id])
         cells, scene = held["cells"], held["scene"]
+    else:
+        stat = record.video.stat()
+        key = hashlib.sha1(
+            f"{record.video.resolve()}/{stat.st_size}/{stat.st_mtime_ns}/{FEATURES_VERSION}".encode()
+        ).hexdigest()[:16]
+        path = cache / f"{record.id}-{key}.npz"
+        if not path.exists():
+            motion = measure_motion(record)
+            partial = path.with_suffix(".partial.npz")
+            np.savez(partial, cells=motion.cells.astype(np.float16), scene=motion.scene.astype(np.float16))
+            partial.rename(path)
+        with np.load(path) as held:
+            cells, scene = held["cells"], held["scene"]
     order = np.argsort(-liveliness(cells.astype(np.float32)), kind="stable")
     return Example(
         record.id,
@@ -255,7 +271,12 @@ def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def train_timing(
-    config: TimingTraining, data: Sequence[Path], validation: Path, run_dir: Path, minutes: float | None = None
+    config: TimingTraining,
+    data: Sequence[Path],
+    validation: Path,
+    run_dir: Path,
+    minutes: float | None = None,
+    measured: Mapping[str, Path] | None = None,
 ) -> dict:
     """Trains, or goes on training, and returns the best validation metrics. Deterministic by `config.seed`.
 
@@ -265,7 +286,9 @@ def train_timing(
     began = time.monotonic()
     cache = run_dir.parent / "motion-cache"
     with Reporter(run_dir, config.steps, every=50) as report:
-        train = load_examples(data, cache, lambda done, total: report.count("motion", done, total))
+        train = load_examples(
+            data, cache, lambda done, total: report.count("motion", done, total), split="train", measured=measured
+        )
         held_out = load_examples([validation], cache)
         torch.manual_seed(config.seed)
         net = TimingNet(config.net)
