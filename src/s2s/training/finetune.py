@@ -1,0 +1,170 @@
+"""A bundle and a folder of one's own clips -> a bundle that sounds more like these clips.
+
+RegNet alone learns: what the clips have to teach is how their things sound. Where the moments are is told by the true
+sound's onsets in training and by the bundle's timing net afterwards. Half of every batch are scripts of the other
+kinds, sounded by synthesis, so that what the bundle knew is not forgotten. Any seed may then sound like the clips: each
+is learned under a take of its kind drawn at random.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from s2s.bundle import BundleManifest, Source, load_bundle, save_bundle
+from s2s.conditioning import choose_take, condition
+from s2s.data.clips import ClipOptions, make_set
+from s2s.data.folder import pieces_of_folder
+from s2s.data.manifest import Clip, read_clips
+from s2s.errors import ArtifactError, InputError
+from s2s.events import SoundEvent
+from s2s.mel import mel_spectrogram
+from s2s.spec import ClipSpec
+from s2s.synth.script import KINDS
+from s2s.training.progress import Reporter
+from s2s.training.regnet import Clips, RegNetTrainConfig, RegNetTrainer, cached, make_scripted, mel_error
+from s2s.training.tsn import SeenClip, see_clip, visual_features
+
+log = logging.getLogger(__name__)
+
+
+class FineTuning(BaseModel):
+    """How much. The defaults take some minutes on two cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(400, gt=0)
+    learning_rate: float = 2e-4
+    batch_size: int = 12
+    clip_s: float = Field(3.0, gt=0, description="length of the windows that are learned; shorter clips are left out")
+    rehearsed_clips: int = Field(200, gt=0, description="scripts of what the bundle knew already")
+    seed: int = 0
+
+
+def fine_tune(
+    bundle_dir: Path,
+    clips_dir: Path,
+    out: Path,
+    *,
+    kind: str | None = None,
+    config: FineTuning = FineTuning(),
+    run_dir: Path,
+    device: str = "cpu",
+) -> BundleManifest:
+    """Writes the new bundle to `out` and returns its manifest; its metrics say what held-out clips gained.
+
+    clips_dir: a set of `s2s data folder`, or any folder of videos with sound, which is cut into one first.
+    kind: what all clips are; None: sub-folders have the names of kinds. A killed run goes on from `run_dir`.
+    Raises InputError for a folder without a usable clip, ArtifactError for a bundle that cannot learn so.
+    """
+    bundle = load_bundle(bundle_dir, device)
+    regnet = bundle.networks.get("regnet")
+    if regnet is None or not regnet.config.condition_dim or tuple(bundle.manifest.categories) != KINDS:
+        raise ArtifactError(f"{bundle.manifest.name} does not take events and kinds, so it cannot be fine-tuned here.")
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"{kind!r} is no kind of sound.", hint=f"Kinds are {', '.join(KINDS)}.")
+    clips = [clip for clip in _set_of(clips_dir, run_dir, kind) if clip.duration_s >= config.clip_s]
+    if not clips:
+        raise InputError(
+            f"{clips_dir} holds no clip of a known kind that lasts {config.clip_s:g} s.",
+            hint="Give --kind, or name sub-folders after kinds.",
+        )
+    own, held_out = ([clip for clip in clips if (clip.split == "test") is test] for test in (False, True))
+    streams = [bundle.networks.get(role) for role in ("tsn_rgb", "tsn_flow")]
+    training = RegNetTrainConfig(
+        network=regnet.config,
+        clip_s=config.clip_s,
+        scripted_clips=config.rehearsed_clips,
+        batch_size=config.batch_size,
+        steps=config.steps,
+        gan_from_step=config.steps,
+        learning_rate=config.learning_rate,
+        final_learning_rate=config.learning_rate / 10,
+        seed=config.seed,
+    )
+    learned = windows_of(own or held_out, streams, training, bundle.manifest.clip, run_dir / "seen")
+    judged = windows_of(held_out or own, streams, training, bundle.manifest.clip, run_dir / "seen")
+    before = mel_error(regnet, judged)
+    with Reporter(run_dir, total=config.steps) as report:
+        rehearsed = cached(
+            run_dir / "rehearsed.safetensors",
+            lambda: make_scripted(config.rehearsed_clips, training, bundle.manifest.clip, None, report),
+        )
+        trainer = RegNetTrainer(training, run_dir, device)
+        if trainer.step == 0:
+            trainer.generator.load_state_dict(regnet.state_dict())
+        while trainer.step < config.steps:
+            report.scalars(trainer.step + 1, trainer.train_step([rehearsed, learned]))
+            if trainer.step % 100 == 0:
+                trainer.save()
+        trainer.save()
+    gained = {
+        "clips": len(own or held_out),
+        "held_out": bool(held_out and own),
+        "mel_l1_db_before": round(100 * before, 3),
+        "mel_l1_db_after": round(100 * mel_error(trainer.generator, judged), 3),
+    }
+    log.info("mel L1 of %s: %s", "held-out clips" if gained["held_out"] else "the clips themselves", gained)
+    licences = sorted({clip.licence for clip in clips})
+    manifest = bundle.manifest.model_copy(
+        update={
+            "name": f"{bundle.manifest.name}-tuned",
+            "trained_on": (
+                *bundle.manifest.trained_on,
+                Source(name=f"{len(clips)} clips of {clips_dir.resolve().name}", licence=", ".join(licences)),
+            ),
+            "metrics": {"fine_tuning": gained},  # what the old bundle was measured at says nothing about this one
+            "notes": f"{bundle.manifest.notes} RegNet fine-tuned on one's own clips.".strip(),
+        }
+    )
+    networks: dict[str, nn.Module] = {**bundle.networks, "regnet": trainer.generator}
+    return save_bundle(out, manifest, {role: network.half() for role, network in networks.items()})
+
+
+def _set_of(folder: Path, run_dir: Path, kind: str | None) -> list[Clip]:
+    """The clips of known kinds; a folder that is no set yet is cut into `run_dir`/set."""
+    if not (folder / "manifest.jsonl").is_file():
+        pieces = pieces_of_folder(folder)
+        labels = {piece.label for piece in pieces}
+        make_set(pieces, run_dir / "set", ClipOptions(), kinds=dict.fromkeys(labels, kind) if kind else None)
+        folder = run_dir / "set"
+    return [clip for clip in read_clips(folder) if clip.kind in KINDS]
+
+
+def windows_of(
+    clips: Sequence[Clip],
+    streams: Sequence[nn.Module | None],
+    config: RegNetTrainConfig,
+    clip: ClipSpec,
+    cache: Path,
+) -> Clips:
+    """Training pairs: windows of `config.clip_s` that follow one another, with the sound that was recorded."""
+    n_frames = int(config.clip_s * clip.video_rate)
+    rows = []
+    for own in clips:
+        seen = see_clip(own.video, cache / f"{own.id}.safetensors", clip, None)
+        visual = visual_features(SeenClip(**seen, events=(), kind=0), *streams)
+        total = len(visual)
+        sound = soundfile.read(own.audio, dtype="float32", always_2d=True)[0].mean(axis=1)
+        sound = np.pad(sound, (0, max(0, clip.n_samples(total) - len(sound))))
+        mel = mel_spectrogram(sound, clip.mel)[:, : clip.n_mel_frames(total)]
+        events = [
+            SoundEvent(time_s, own.kind, strength, 1.0)
+            for time_s, strength in zip(own.onsets_s, own.strengths, strict=True)
+        ]
+        kinds = np.eye(len(KINDS), dtype=np.float32)[KINDS.index(own.kind)]
+        encoded = condition(events, kinds, total, clip)
+        for start in range(0, total - n_frames + 1, n_frames):
+            frames, mel_frames = (slice(start * k, (start + n_frames) * k) for k in (1, clip.mel_per_frame))
+            z = choose_take(own.kind, len(rows), config.network.z_dim)
+            rows.append((visual[frames], encoded[frames], z, mel[:, mel_frames]))
+    if not rows:
+        raise InputError(f"No clip lasts {config.clip_s:g} s.", hint="Give longer clips.")
+    visuals, conditions, zs, mels = (np.stack(column) for column in zip(*rows, strict=True))
+    return Clips(visuals.astype(np.float16), conditions.astype(np.float16), zs, mels.astype(np.float16))

@@ -1,0 +1,62 @@
+"""One's own clips make a bundle of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.tiny import make_tiny_bundle
+
+from s2s.bundle import load_bundle, verify_bundle
+from s2s.config import settings
+from s2s.errors import InputError
+from s2s.media.mux import add_sound
+from s2s.media.probe import probe
+from s2s.pipeline import SoundGenerator
+from s2s.synth.dataset import make_dataset
+from s2s.synth.sounds import SAMPLE_RATE, SoundBank, mix_clip
+from s2s.training.finetune import FineTuning, fine_tune
+
+SMALL = FineTuning(steps=30, rehearsed_clips=6, batch_size=4, clip_s=2.0, learning_rate=2e-3)
+
+
+@pytest.fixture(scope="module")
+def own_videos(tmp_path_factory) -> Path:
+    """Three films with sound, as somebody's phone would leave them: no set, no labels."""
+    folder, bank = tmp_path_factory.mktemp("own") / "drums", SoundBank("train")
+    folder.mkdir()
+    records = make_dataset(folder.parent / "films", 8, 5, "train", None, duration_s=3.0, short_side_px=96)
+    for record in [record for record in records if record.events][:3]:
+        sound, _ = mix_clip(record.events, record.duration_s, bank, np.random.default_rng(1))
+        add_sound(probe(record.video, settings().cli_limits), sound, SAMPLE_RATE, folder / f"{record.id}.mp4")
+    return folder
+
+
+def test_a_folder_of_videos_makes_a_bundle_that_comes_closer_to_their_sound(own_videos: Path, tmp_path: Path):
+    old = make_tiny_bundle(tmp_path / "old")
+    manifest = fine_tune(old, own_videos, tmp_path / "new", kind="drum", config=SMALL, run_dir=tmp_path / "run")
+    verify_bundle(tmp_path / "new")
+    gained = manifest.metrics["fine_tuning"]
+    assert gained["mel_l1_db_after"] < gained["mel_l1_db_before"] - 1
+    before, after = load_bundle(old), load_bundle(tmp_path / "new")
+    changed = {
+        role
+        for role, network in before.networks.items()
+        if not all(
+            np.allclose(a.numpy(), b.numpy(), atol=2e-3)
+            for a, b in zip(network.state_dict().values(), after.networks[role].state_dict().values(), strict=True)
+        )
+    }
+    assert changed == {"regnet"}
+    assert any("drums" in source.name for source in manifest.trained_on)
+    sound = SoundGenerator(after).generate(next(own_videos.glob("*.mp4")), limits=settings().cli_limits)
+    assert len(sound.waveform) == 3 * SAMPLE_RATE
+
+
+def test_a_folder_whose_kind_nobody_said_is_refused_with_a_hint(own_videos: Path, tmp_path: Path):
+    old = make_tiny_bundle(tmp_path / "old")
+    with pytest.raises(InputError, match="--kind"):
+        fine_tune(old, own_videos, tmp_path / "new", config=SMALL, run_dir=tmp_path / "run")
+    with pytest.raises(InputError, match="no kind of sound"):
+        fine_tune(old, own_videos, tmp_path / "new", kind="kazoo", config=SMALL, run_dir=tmp_path / "run")
