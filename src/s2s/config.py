@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     anonymous: bool | None = Field(None, description="browsers need no key; unset: only on loopback")
     cors_origins: str = Field("", description="origins of other sites whose pages may use the API, with commas")
     embedded_worker: bool = Field(True, description="the gateway works on jobs too; else `s2s worker` does")
+    worker_metrics_port: int = Field(0, description="where `s2s worker` tells Prometheus its counts; 0: nowhere")
     drain_s: float = Field(5.0, ge=0, description="when told to stop, running jobs get so long to finish, seconds")
     max_queued_per_owner: int = Field(20, ge=1, description="jobs of one owner that may wait")
     uploads_per_min: int = Field(60, ge=1, description="clips and retakes that one owner may send in a minute")

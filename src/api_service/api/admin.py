@@ -6,14 +6,18 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
+from prometheus_client import start_http_server
 
+from api_service.api import logs
 from api_service.api.access import ApiKey, KeyStore
 from api_service.api.blobs import Blobs
 from api_service.api.database import Database
 from api_service.api.jobs import JobWorker
+from api_service.api.metrics import Metrics
 from api_service.api.model_client import ModelClient
 from api_service.api.store import JobStore
 from s2s.config import Settings
@@ -21,18 +25,26 @@ from s2s.config import Settings
 Answer = TypeVar("Answer")
 
 
+@dataclass(frozen=True)
+class WorkerParts:
+    database: Database
+    store: JobStore
+    blobs: Blobs
+    worker: JobWorker
+
+
 @asynccontextmanager
 async def worker_parts(
-    config: Settings, transport: httpx.AsyncBaseTransport | None = None
-) -> AsyncIterator[tuple[Database, JobStore, Blobs, JobWorker]]:
+    config: Settings, metrics: Metrics, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[WorkerParts]:
     """Everything that works on jobs, for the gateway and for a worker alike; the worker is not started yet."""
     database = Database.of(config)
     store, models = JobStore(database), ModelClient(config, transport)
     blobs = Blobs(config.data_dir / "blobs", config.data_dir / "scratch")
-    worker = JobWorker(store, blobs, models, config)
+    worker = JobWorker(store, blobs, models, config, metrics)
     try:
         await database.open()
-        yield database, store, blobs, worker
+        yield WorkerParts(database, store, blobs, worker)
     finally:
         await worker.stop()
         await models.close()
@@ -46,11 +58,15 @@ def run_worker(config: Settings) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with worker_parts(config) as (*_, worker):
-            worker.start()
+        async with worker_parts(config, metrics) as parts:
+            parts.worker.start()
             print("The worker waits for jobs. Ctrl-C stops it.", flush=True)
             await stop.wait()
 
+    logs.configure(config)
+    metrics = Metrics()
+    if config.worker_metrics_port:
+        start_http_server(config.worker_metrics_port, config.host, metrics.registry)
     asyncio.run(work())
 
 

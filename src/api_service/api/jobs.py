@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from api_service.api.blobs import RESULT, UPLOAD, Blobs, result_name
+from api_service.api.logs import job_id
+from api_service.api.metrics import Metrics
 from api_service.api.model_client import ModelClient
 from api_service.api.store import Job, JobStore, State
 from s2s.config import Settings
@@ -28,9 +30,10 @@ SWEEP_S = 60.0  # between two looks for what has expired or belongs to nobody
 
 
 class JobWorker:
-    def __init__(self, store: JobStore, blobs: Blobs, models: ModelClient, config: Settings):
+    def __init__(self, store: JobStore, blobs: Blobs, models: ModelClient, config: Settings, metrics: Metrics):
         self.model_server = "unknown"  # ready, busy or unavailable, as its last answer told
         self._store, self._blobs, self._models, self._config = store, blobs, models, config
+        self._metrics = metrics
         self._lanes: list[asyncio.Task] = []
         self._tasks: list[asyncio.Task] = []
         self._stopping = False
@@ -80,6 +83,7 @@ class JobWorker:
 
     async def _work(self, job: Job) -> bool:
         """One attempt under a lease. False when the model server could not take it now."""
+        job_id.set(job.id)
         attempt = asyncio.create_task(self._attempt(job))
         guard = asyncio.create_task(self._guard(job, attempt))
         try:
@@ -123,6 +127,7 @@ class JobWorker:
             await self._store.canceled(job)
         except (UpstreamBusy, UpstreamUnavailable) as exc:
             self.model_server = "busy" if isinstance(exc, UpstreamBusy) else "unavailable"
+            self._metrics.attempts.labels(self.model_server).inc()
             await self._store.release(job, 0.0, counts=False)
             return False
         except (UpstreamError, ProcessingError) as exc:
@@ -135,6 +140,9 @@ class JobWorker:
         finally:
             if not kept:
                 await self._discard(job, name)
+        self._metrics.attempts.labels(str(outcome)).inc()
+        if kept:
+            self._metrics.run_seconds.observe(time.monotonic() - started_s)
         log.info("job %s: %s after %.1f s", job.id, outcome, time.monotonic() - started_s)
         return True
 
@@ -189,6 +197,7 @@ class JobWorker:
             try:
                 for job in await self._store.lost():
                     log.warning("job %s: its worker vanished", job.id)
+                    self._metrics.lease_losses.inc()
                     self._ask_to_stop(job)  # its attempt may still keep the model server busy
                     if job.state == State.CANCELING:
                         await self._store.canceled(job)
@@ -196,8 +205,8 @@ class JobWorker:
                         await self._again(job, UpstreamError("The worker vanished.", code="worker_lost"))
                 if not swept_s or time.monotonic() - swept_s > min(SWEEP_S, self._config.orphan_s):
                     swept_s = time.monotonic()
-                    for job_id in await self._store.expire(self._config.result_ttl_s):
-                        await self._blobs.delete(job_id)
+                    for expired in await self._store.expire(self._config.result_ttl_s):
+                        await self._blobs.delete(expired)
                     await self._remove_orphans()
             except Exception:
                 log.exception("the sweeper stumbled")
@@ -206,14 +215,14 @@ class JobWorker:
     async def _remove_orphans(self) -> None:
         ages_s, orphan_s = await self._blobs.ages_s(), self._config.orphan_s
         known = await self._store.attempts(set(ages_s))
-        for job_id, names in ages_s.items():
-            if job_id not in known:  # an upload that is still coming in has no row yet
+        for owner, names in ages_s.items():
+            if owner not in known:  # an upload that is still coming in has no row yet
                 if min(names.values(), default=0.0) > orphan_s:
-                    await self._blobs.delete(job_id)
+                    await self._blobs.delete(owner)
                 continue
             for name in names:  # results of attempts that lost their lease before they could be recorded
-                if name.startswith(RESULT) and name != known[job_id] and names[name] > orphan_s:
-                    await self._blobs.discard(job_id, name)
+                if name.startswith(RESULT) and name != known[owner] and names[name] > orphan_s:
+                    await self._blobs.discard(owner, name)
         await self._blobs.sweep_scratch(orphan_s)
         for flag in _files(self._config.cancel_dir):
             with suppress(FileNotFoundError):

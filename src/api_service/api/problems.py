@@ -88,6 +88,7 @@ def describe(*codes: str) -> dict[int | str, dict]:
 
 def respond(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     problem = problem.model_copy(update={"request_id": request.scope.get("request_id")})
+    request.scope["problem_code"] = problem.code
     extra = EXTRA_HEADERS.get(problem.status, {})
     return JSONResponse(
         problem.model_dump(exclude_none=True),

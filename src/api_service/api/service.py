@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,18 +16,21 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api_service.api import problems, schemas
+from api_service.api import logs, problems, schemas
 from api_service.api.access import Gatekeeper, KeyStore, Signer
 from api_service.api.admin import worker_parts
 from api_service.api.gateway import Service, service_of
+from api_service.api.metrics import CONTENT_TYPE, Metrics
 from api_service.api.routes import about_api, jobs_api, legacy_api, shared_api
 from s2s import __version__
 from s2s.config import Settings, settings
+
+log = logging.getLogger(__name__)
 
 PAGE_FOLDERS = (
     "css",
@@ -69,15 +74,17 @@ defaultModelsExpandDepth: 0, tryItOutEnabled: true, validatorUrl: null});"""
 def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTransport | None = None) -> FastAPI:
     """`transport`: what stands between the gateway and the model server; tests put an instant one there."""
     config = config or settings()
+    logs.configure(config)
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         signer = Signer.of(config)
-        async with worker_parts(config, transport) as (database, store, blobs, worker):
+        async with worker_parts(config, metrics, transport) as parts:
             if config.embedded_worker:
-                worker.start()
-            gatekeeper = Gatekeeper(config, signer, KeyStore(database))
-            app.state.service = Service(config, store, blobs, worker, gatekeeper, signer)
+                parts.worker.start()
+            gatekeeper = Gatekeeper(config, signer, KeyStore(parts.database))
+            app.state.service = Service(config, parts.store, parts.blobs, parts.worker, gatekeeper, signer)
             yield
 
     app = FastAPI(
@@ -94,6 +101,7 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
     problems.install(app)
     for router in (jobs_api, shared_api, about_api, legacy_api):
         app.include_router(router)
+    _add_metrics(app, metrics)
     _add_docs(app)
     _add_page(app, config.page_dir)
     _add_schemas(app)
@@ -105,23 +113,26 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Range"],
             expose_headers=["Location", "ETag", "Retry-After", "RateLimit", "X-Request-ID"],
         )
-    app.add_middleware(Headers)
+    app.add_middleware(Edge, metrics=metrics)
     return app
 
 
-class Headers:
-    """Security headers and a request id on every answer."""
+class Edge:
+    """Security headers, a request id, a log line and a count for every answer."""
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         scope["request_id"] = uuid.uuid4().hex[:16]
+        logs.request_id.set(scope["request_id"])
+        started_s = time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                self._count(scope, message["status"], time.monotonic() - started_s)
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = scope["request_id"]
                 headers["Content-Security-Policy"] = _policy(scope["path"])
@@ -134,11 +145,28 @@ class Headers:
 
         await self.app(scope, receive, send_with_headers)
 
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        """By the route's pattern: an address may hold a shared link's token, which belongs in no log."""
+        route, method = getattr(scope.get("route"), "path", "-"), scope["method"]
+        method = method if method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS") else "other"
+        self.metrics.requests.labels(method, route, status).inc()
+        self.metrics.request_seconds.labels(method, route).observe(seconds)
+        if code := scope.get("problem_code"):
+            self.metrics.refused.labels(code).inc()
+        log.info("%s %s: %d after %.0f ms", method, route, status, 1000 * seconds)
+
 
 def _policy(path: str) -> str:
     if path == "/docs":
         return DOCS_CSP
     return SHARED_CSP if path.startswith("/s/") else CSP
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/metrics", tags=["about"], summary="For Prometheus", response_class=PlainTextResponse)
+    async def read_metrics(request: Request) -> Response:
+        """Counts, no names. Proxies in front need not pass it on."""
+        return Response(await metrics.read(service_of(request).store), media_type=CONTENT_TYPE)
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -247,6 +247,13 @@ class JobStore:
         async with self._engine.connect() as db:
             return int(await db.scalar(select(func.coalesce(func.sum(jobs.c.stored_bytes), 0))))
 
+    async def census(self) -> tuple[dict[str, int], float]:
+        """State -> number of jobs; seconds that the oldest waiting job has waited, 0 when none does."""
+        oldest = select(func.coalesce(NOW - func.min(jobs.c.created_at), 0.0)).where(jobs.c.state == State.QUEUED)
+        async with self._engine.connect() as db:
+            rows = await db.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
+            return {state: count for state, count in rows}, float(await db.scalar(oldest))
+
     async def events_after(self, job_id: str, seq: int) -> list[JobEvent]:
         query = (
             select(job_events.c.seq, job_events.c.event, job_events.c.data)

@@ -1,0 +1,100 @@
+"""Promises to whoever runs it: metrics, logs, a dashboard that matches, a drain."""
+
+import asyncio
+import json
+import logging
+import re
+
+from gateway_kit import finished, running, send
+
+from api_service.api.logs import JsonLines, job_id, request_id
+from s2s.config import REPO_ROOT
+
+
+async def value(gateway, sample: str) -> float:
+    text = (await gateway.get("/metrics")).text
+    found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+    assert found, f"{sample} is not in\n{text}"
+    return float(found[1])
+
+
+async def test_metrics_follow_what_happens(gateway, model_server, clip):
+    model_server.plays = [model_server.die, model_server.busy]
+    model_server.go_on.clear()
+    first, second = await send(gateway, clip), await send(gateway, clip)
+    await gateway.post("/v1/jobs", json={"file": "####"})
+    await asyncio.sleep(0.3)
+    assert await value(gateway, 's2s_jobs{state="queued"}') >= 1
+    assert await value(gateway, "s2s_oldest_queued_seconds") > 0
+    model_server.go_on.set()
+    for job in (first, second):
+        assert (await finished(gateway, job, within_s=20))["state"] == "succeeded"
+    assert await value(gateway, 's2s_jobs{state="succeeded"}') == 2
+    assert await value(gateway, 's2s_jobs{state="queued"}') == 0
+    assert await value(gateway, "s2s_oldest_queued_seconds") == 0
+    assert await value(gateway, 's2s_attempts_total{outcome="succeeded"}') == 2
+    assert await value(gateway, 's2s_attempts_total{outcome="worker_lost"}') == 1
+    assert await value(gateway, 's2s_attempts_total{outcome="busy"}') >= 1
+    assert await value(gateway, "s2s_run_seconds_count") == 2
+    assert await value(gateway, 's2s_refused_total{code="bad_base64"}') == 1
+    assert await value(gateway, 's2s_http_requests_total{method="POST",route="/v1/jobs",status="202"}') == 2
+    assert await value(gateway, "s2s_stored_bytes") > 4 * len(clip)
+
+
+async def test_no_address_is_told_in_metrics_or_logs(gateway, clip, caplog):
+    caplog.set_level(logging.INFO)
+    job = await finished(gateway, await send(gateway, clip))
+    share = (await gateway.post(job["links"]["share"])).json()
+    await gateway.get(f"/v1/shared/{share['token']}")
+    await gateway.get("/nowhere/secret-words")
+    told = (await gateway.get("/metrics")).text + caplog.text
+    for private in (share["token"], "secret-words", "my clip"):
+        assert private not in told
+
+
+async def test_the_dashboard_asks_for_metrics_that_there_are(gateway, clip):
+    await finished(gateway, await send(gateway, clip))
+    await gateway.get("/nowhere")
+    text = (await gateway.get("/metrics")).text
+    dashboard = json.loads((REPO_ROOT / "deployment" / "monitoring" / "gateway-dashboard.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"s2s_\w+", target["expr"])
+    }
+    assert len(asked) >= 8
+    assert {name for name in asked if not re.search(rf"^# HELP {name.removesuffix('_bucket')} ", text, re.M)} == set()
+
+
+def test_a_json_line_names_request_and_job():
+    request_id.set("r1")
+    job_id.set("j1")
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "said %s", ("\nü",), None)
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    told = json.loads(line)
+    assert (told["message"], told["request_id"], told["job_id"], told["level"]) == ("said \nü", "r1", "j1", "INFO")
+
+
+async def test_a_gateway_that_stops_lets_its_job_finish(config, model_server, clip):
+    config = config.model_copy(update={"drain_s": 10.0})
+    model_server.go_on.clear()
+    async with running(config, model_server) as gateway:
+        job = await send(gateway, clip)
+        await model_server.entered.wait()
+        asyncio.get_running_loop().call_later(0.3, model_server.go_on.set)
+    assert len(model_server.requests) == 1
+    async with running(config, model_server) as gateway:
+        assert (await gateway.get(job["links"]["self"])).json()["state"] == "succeeded"
+    assert len(model_server.requests) == 1
+
+
+async def test_without_a_worker_of_its_own_a_gateway_only_takes_jobs_in(config, model_server, clip):
+    async with running(config.model_copy(update={"embedded_worker": False}), model_server) as gateway:
+        job = await send(gateway, clip)
+        await asyncio.sleep(0.3)
+        assert (await gateway.get(job["links"]["self"])).json()["state"] == "queued"
+        async with running(config, model_server):  # another replica, with a worker, on the same table
+            assert (await finished(gateway, job))["state"] == "succeeded"
+        assert (await gateway.get(job["links"]["result"])).content == model_server.sound_of(clip)
