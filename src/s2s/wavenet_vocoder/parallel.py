@@ -68,6 +68,8 @@ class ParallelWaveNet(nn.Module):
         super().__init__()
         if spec.hop_length % config.step_length or config.layers % config.stacks:
             raise ValueError("step_length must divide the mel hop, and stacks the layers")
+        if config.step_fft % config.step_length:
+            raise ValueError("step_length must divide step_fft")
         self.config, self.spec = config, spec
         bins = config.step_fft // 2 + 1
         self.first = nn.Conv1d(2 * bins, config.residual_channels, 1)
@@ -141,7 +143,9 @@ class ParallelWaveNet(nn.Module):
         gain, grain, real, imag, late_gain = out.split([n_bins] * 4 + [config.gains_per_step], dim=1)
         scale = magnitude * torch.exp(gain.clamp(-8, 3))
         spectrum = torch.complex(scale * (grain * shimmer[..., 0] + real), scale * (grain * shimmer[..., 1] + imag))
-        waveform = torch.istft(spectrum, **frames, center=True, length=length)
+        short = torch.fft.irfft(spectrum.mT, n=config.step_fft) * self.step_window
+        waveform = _overlap_add(short, config.step_length, length)
+        waveform = waveform / _overlap_add(self.step_window.square().expand(1, n_steps, -1), config.step_length, length)
         # a window of step_fft samples cannot begin at once: the gain can, to a quarter of a step
         late_gain = F.interpolate(
             late_gain.mT.flatten(1)[:, None].clamp(-8, 2),
@@ -245,7 +249,8 @@ class MelCorrection(nn.Module):
         # Spectra are (B, M + 1, F, 2), real and imaginary part last: torch.stft and istft cost twice the time, and a
         # complex number times a real one is a complex product.
         wanted_db = (100 * torch.cat([mel, mel[..., -1:]], dim=-1) - 80).mT
-        scale = self._overlap_add(self.window.square().expand(1, wanted_db.shape[1], -1), waveform.shape[-1])
+        hop, length = self.spec.hop_length, waveform.shape[-1]
+        scale = _overlap_add(self.window.square().expand(1, wanted_db.shape[1], -1), hop, length)
         before = None
         for _ in range(rounds):
             spectrum = self._spectrum(waveform)
@@ -256,7 +261,7 @@ class MelCorrection(nn.Module):
             missing_db = (wanted_db - has_db).clamp(-self.LIMIT_DB, self.LIMIT_DB)
             gain = torch.exp((missing_db * (self.RELAXATION * np.log(10) / 20)) @ self.share.T)
             frames = torch.fft.irfft(torch.view_as_complex(pushed * gain[..., None]), n=self.spec.n_fft) * self.window
-            waveform = self._overlap_add(frames, waveform.shape[-1]) / scale
+            waveform = _overlap_add(frames, hop, length) / scale
             before = spectrum
         return waveform
 
@@ -267,14 +272,18 @@ class MelCorrection(nn.Module):
         frames = padded.unfold(-1, self.spec.n_fft, self.spec.hop_length) * self.window
         return torch.view_as_real(torch.fft.rfft(frames))
 
-    def _overlap_add(self, frames: Tensor, length: int) -> Tensor:
-        """Windowed frames (B, T, n_fft) added up where they lie -> (B, length)."""
-        batch, n_frames, n_fft = frames.shape
-        hop, per_frame = self.spec.hop_length, n_fft // self.spec.hop_length
-        total = frames.new_zeros(batch, n_frames + per_frame - 1, hop)
-        for k in range(per_frame):
-            total[:, k : k + n_frames] += frames[..., k * hop : (k + 1) * hop]
-        return total.flatten(1)[:, n_fft // 2 : n_fft // 2 + length]
+
+def _overlap_add(frames: Tensor, hop: int, length: int) -> Tensor:
+    """Windowed frames (B, T, n_fft), frame i centred on sample i * hop, added up -> (B, length).
+
+    torch.istft takes twice the time and looks at its own result, for which a GPU would have to be waited for.
+    """
+    batch, n_frames, n_fft = frames.shape
+    per_frame = n_fft // hop
+    total = frames.new_zeros(batch, n_frames + per_frame - 1, hop)
+    for k in range(per_frame):
+        total[:, k : k + n_frames] += frames[..., k * hop : (k + 1) * hop]
+    return total.flatten(1)[:, n_fft // 2 : n_fft // 2 + length]
 
 
 def _spread(spec: MelSpec, n_fft: int) -> np.ndarray:
