@@ -17,7 +17,7 @@ MEDIA = ["av>=17,<19", "numpy>=2.0,<3", "imageio-ffmpeg>=0.6"]  # the last is us
 EXTRAS = {
     "gateway": ["fastapi>=0.135,<1", "uvicorn>=0.35,<1", "httpx>=0.28,<0.29", "python-multipart>=0.0.34",
                 "fastapi-offline>=1.7", "SQLAlchemy[asyncio]>=2.1,<3", "aiosqlite>=0.20", "asyncpg>=0.30",
-                "alembic>=1.16", "prometheus-client>=0.22", "numpy>=2.0,<3",
+                "alembic>=1.16", "prometheus-client>=0.22", "obstore>=0.8", "numpy>=2.0,<3",
                 "imageio-ffmpeg>=0.6"],
     "generate": [*MEDIA, "torch>=2.13,<3", "torchvision>=0.28", "opencv-python-headless>=4.10,<6",
                  "librosa>=0.11,<0.12", "scipy>=1.14", "safetensors>=0.5", "soundfile>=0.13", "matplotlib>=3.9",

@@ -380,6 +380,19 @@ def bundle_verify(
     out.print("All files are whole.")
 
 
+@bundle_app.command("promote")
+def bundle_promote(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The new bundle.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of bundles and of current.json.")],
+    force: Annotated[bool, typer.Option("--force", help="Even when it is not better.")] = False,
+) -> None:
+    """Make a bundle the one that is served, if it is measurably better than that."""
+    from s2s.training.promote import current, promote
+
+    verdict = promote(path, store, force=force)
+    print(json.dumps({"better": verdict.better, "why": verdict.why, "served": str(current(store))}))
+
+
 @bundle_app.command("measure")
 def bundle_measure(
     path: Annotated[Path | None, typer.Argument(help="Bundle folder. Default: the one that ships.")] = None,
