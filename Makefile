@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-deploy test-soak lint bench train-tiny train clean
+.PHONY: help setup demo serve test test-deploy test-soak lint lint-deploy pins bench train-tiny train clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,12 @@ test-soak: $(READY) ## long chaos and fuzz runs, by hand and nightly
 
 lint: $(READY) ## ruff
 	$(BIN)/ruff check src tests setup.py
+
+lint-deploy: ## every linter of playbooks, manifests, Dockerfiles, shell and workflows (no virtual environment needed)
+	$(PYTHON) -m tests.deployment.lint
+
+pins: $(READY) ## write the digest of every image and the commit of every action of other people (needs the network)
+	$(BIN)/python deployment/pins.py
 
 bench: $(READY) ## seconds by stage, memory, and the WaveNet engine beside plain PyTorch
 	$(BIN)/python -m s2s.bench

@@ -148,7 +148,8 @@ def table_of_days(a: Assumptions) -> str:
         usd = day.server_hours * a.gpu_hour_usd + a.other_day_usd
         lines.append(
             f"| {clips:,} | {day.most_servers} | {day.server_hours:,.0f} | {day.busy_share:.0%} "
-            f"| {day.wait_s(0.5):.0f} | {day.wait_s(0.95):.0f} | {day.done_again} | {usd:,.0f} | {usd / clips * 1000:,.2f} |"
+            f"| {day.wait_s(0.5):.0f} | {day.wait_s(0.95):.0f} | {day.done_again} "
+            f"| {usd:,.0f} | {usd / clips * 1000:,.2f} |"
         )
     return "\n".join(lines)
 

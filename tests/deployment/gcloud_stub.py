@@ -163,7 +163,10 @@ class GoogleStub:
         if method == "GET":
             if path in self.resources:
                 return 200, self.resources[path]
-            inside = [value for key, value in self.resources.items() if key.rsplit("/", 1)[0] == path]
+            folder = re.compile(
+                re.escape(path).replace("/locations/\\-/", "/locations/[^/]+/")
+            )  # "-" is every location
+            inside = [value for key, value in self.resources.items() if folder.fullmatch(key.rsplit("/", 1)[0])]
             if re.search(r"/(clusters|nodePools|addresses|b)$", path):
                 return 200, {path.rsplit("/", 1)[1]: inside, "items": inside}
             return 404, _error(404, "NOT_FOUND", f"Not found: {path}")
@@ -174,7 +177,7 @@ class GoogleStub:
                 del self.resources[key]
         else:
             self._update(path, body or {})
-        return 200, self._operation(path)
+        return 200, self._operation(path, kind="delete" if method == "DELETE" else "update")
 
     def _update(self, path: str, body: dict) -> None:
         found, update = self.resources[path], body.get("update", {})
@@ -193,19 +196,19 @@ class GoogleStub:
         if key == "cluster":
             location = re.search(r"/locations/([^/]+)", full)[1]
             made |= {"status": "RUNNING", "endpoint": self.endpoint, "location": location, "zone": location}
-            made |= {"currentMasterVersion": VERSION, "currentNodeCount": 1}
+            made |= {"currentMasterVersion": VERSION, "currentNodeVersion": VERSION, "currentNodeCount": 1}
             made["masterAuth"] = {"clusterCaCertificate": self.ca_pem_base64}
         elif key == "nodePool":
-            made["status"] = "RUNNING"
+            made |= {"status": "RUNNING", "version": VERSION}
         elif "/addresses" in full:
             made |= {"address": "203.0.113.7", "status": "RESERVED"}
         elif "/storage/" in full:
             made |= {"id": made["name"], "location": made.get("location", "EU").upper()}
         return made
 
-    def _operation(self, target: str, error: str = "") -> dict:
+    def _operation(self, target: str, error: str = "", kind: str = "insert") -> dict:
         name = f"operation-{len(self.operations) + 1}"
-        made = {"name": name, "status": "DONE", "done": True, "operationType": "CREATE_CLUSTER", "targetLink": target}
+        made = {"name": name, "status": "DONE", "done": True, "operationType": kind, "targetLink": target}
         if "/compute/" not in target:
             made |= {"selfLink": f"{self.url}v1/projects/{PROJECT}/locations/x/operations/{name}", "zone": "x"}
         else:
