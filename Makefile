@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-deploy test-soak lint lint-deploy pins bench train-tiny train clean
+.PHONY: help setup demo serve test test-deploy test-soak lint lint-deploy pins bench train-tiny train workflow workflow-compile clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,12 @@ train: $(READY) ## make the shipped bundle from nothing (hours on 2 cores; resum
 
 train-tiny: $(READY) ## the same chain in a minute or two
 	$(BIN)/s2s train --recipe tiny --run-dir runs/tiny
+
+workflow: $(READY) ## videos to a served model on this machine: collect, preprocess, features, train, deploy, predict
+	PYTHON=$(abspath $(BIN)/python) src/workflow/run_local.sh runs/workflow
+
+workflow-compile: $(READY) ## src/workflow/pipeline.yaml, the same stages for Kubeflow
+	cd src && $(abspath $(BIN)/python) -m workflow.cli --all
 
 clean: ## remove what the software made (not the virtual environment)
 	rm -rf var runs model_store/*.mar

@@ -54,6 +54,18 @@ def push(folder: Path, place: str) -> int:
     return count
 
 
+def fetch(place: str, path: Path) -> Path:
+    """One file: a local one as it is, another one brought to `path`."""
+    if not is_remote(place):
+        return local_path(place)
+    import obstore
+
+    parent, _, name = place.rpartition("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(obstore.get(_store(parent), name).bytes()))
+    return path
+
+
 def _same(path: Path, size: int) -> bool:
     return path.suffix not in CHANGING and path.exists() and path.stat().st_size == size
 

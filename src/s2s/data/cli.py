@@ -150,17 +150,16 @@ def preprocess(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Raw clips -> a training set: one loudness, 22,050 Hz mono, flags, splits by source, no duplicates."""
-    from s2s.data.clips import PUBLISHED, ClipOptions, make_set
+    from s2s.data.clips import RECIPES, make_set
     from s2s.data.collect import pieces_of_collection
 
-    recipes = {"own": ClipOptions(), "published": PUBLISHED}
-    if recipe not in recipes:
-        raise InputError(f"There is no recipe {recipe!r}.", code="bad_request", hint=f"Recipes: {', '.join(recipes)}.")
+    if recipe not in RECIPES:
+        raise InputError(f"There is no recipe {recipe!r}.", code="bad_request", hint=f"Recipes: {', '.join(RECIPES)}.")
     with _bar("preprocessing") as on_clip:
         report = make_set(
             pieces_of_collection(raw),
             target,
-            recipes[recipe],
+            RECIPES[recipe],
             kinds=_kinds(kind),
             workers=workers,
             dry_run=dry_run,

@@ -64,6 +64,8 @@ PUBLISHED = ClipOptions(
     min_s=0.5,
 )
 
+RECIPES = {"own": ClipOptions(), "published": PUBLISHED}
+
 
 @dataclass(frozen=True)
 class Piece:
