@@ -14,7 +14,7 @@ from prometheus_client import start_http_server
 
 from api_service.api import logs
 from api_service.api.access import ApiKey, KeyStore
-from api_service.api.blobs import Blobs
+from api_service.api.blobs import Blobs, blobs_of
 from api_service.api.database import Database
 from api_service.api.jobs import JobWorker
 from api_service.api.metrics import Metrics
@@ -40,7 +40,7 @@ async def worker_parts(
     """Everything that works on jobs, for the gateway and for a worker alike; the worker is not started yet."""
     database = Database.of(config)
     store, models = JobStore(database), ModelClient(config, transport)
-    blobs = Blobs(config.data_dir / "blobs", config.data_dir / "scratch")
+    blobs = blobs_of(config)
     worker = JobWorker(store, blobs, models, config, metrics)
     try:
         await database.open()

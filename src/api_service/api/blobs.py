@@ -15,12 +15,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from s2s.config import Settings
+from s2s.errors import ArtifactError
+
 UPLOAD, RESULT = "in", "out-"
 
 
 def result_name(attempt: int) -> str:
     """The attempt is part of the name, so that a worker which lost its lease cannot touch the winner's file."""
     return f"{RESULT}{attempt}"
+
+
+def blobs_of(config: Settings) -> Blobs:
+    """Raises ArtifactError when S2S_BLOBS_URL cannot be used."""
+    if config.blobs_url:
+        return ObjectBlobs(config.blobs_url, config.data_dir / "cache", config.data_dir / "scratch")
+    return Blobs(config.data_dir / "blobs", config.data_dir / "scratch")
 
 
 class Blobs:
@@ -85,3 +99,64 @@ class Blobs:
             with suppress(FileNotFoundError):
                 if time.time() - folder.stat().st_mtime > older_than_s:
                     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+class ObjectBlobs(Blobs):
+    """An object store that replicas share (s3://, gs://, file://), by obstore. `root` is a cache: what is read is
+    fetched whole once, because only a local file can be served in parts and be given to ffmpeg."""
+
+    def __init__(self, url: str, root: Path, scratch: Path):
+        super().__init__(root, scratch)
+        try:
+            self._store = from_url(url, **({"mkdir": True} if url.startswith("file:") else {}))
+        except (BaseError, ValueError, TypeError) as exc:
+            raise ArtifactError(f"S2S_BLOBS_URL cannot be used: {exc}") from exc
+
+    async def put(self, job_id: str, name: str, source: Path) -> None:
+        await obstore.put_async(self._store, f"{job_id}/{name}", source)
+        await super().put(job_id, name, source)
+
+    async def get(self, job_id: str, name: str) -> Path:
+        try:
+            return await super().get(job_id, name)
+        except FileNotFoundError:
+            pass
+        answer = await obstore.get_async(self._store, f"{job_id}/{name}")
+        with self.scratch() as folder:
+            with (folder / "blob").open("wb") as file:
+                async for part in answer.stream():
+                    file.write(part)
+            await super().put(job_id, name, folder / "blob")
+        return await super().get(job_id, name)
+
+    async def copy(self, job_id: str, name: str, to_job: str) -> int:
+        size = (await obstore.head_async(self._store, f"{job_id}/{name}"))["size"]
+        await obstore.copy_async(self._store, f"{job_id}/{name}", f"{to_job}/{name}")
+        return size
+
+    async def discard(self, job_id: str, name: str) -> None:
+        await super().discard(job_id, name)
+        with suppress(FileNotFoundError):
+            await obstore.delete_async(self._store, f"{job_id}/{name}")
+
+    async def delete(self, job_id: str) -> None:
+        await super().delete(job_id)
+        async for objects in obstore.list(self._store, prefix=job_id):
+            for meta in objects:
+                with suppress(FileNotFoundError):
+                    await obstore.delete_async(self._store, meta["path"])
+
+    async def ages_s(self) -> dict[str, dict[str, float]]:
+        now_s, found = time.time(), {}
+        async for objects in obstore.list(self._store):
+            for meta in objects:
+                job_id, _, name = meta["path"].partition("/")
+                found.setdefault(job_id, {})[name] = now_s - meta["last_modified"].timestamp()
+        return found
+
+    async def sweep_scratch(self, older_than_s: float) -> None:
+        """Also what lies in the cache for long: jobs that are still looked at are fetched again."""
+        await super().sweep_scratch(older_than_s)
+        for job_id, ages_s in (await asyncio.to_thread(self._ages_s)).items():
+            if min(ages_s.values(), default=0.0) > older_than_s:
+                await super().delete(job_id)

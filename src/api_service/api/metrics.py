@@ -25,7 +25,8 @@ class Metrics:
         )
         self.lease_losses = Counter("s2s_lease_losses", "Jobs whose worker vanished", **where)
         self._jobs = Gauge("s2s_jobs", "Jobs in the table, by state", ["state"], **where)
-        self._oldest = Gauge("s2s_oldest_queued_seconds", "How long the next job has waited", **where)
+        self._running = Gauge("s2s_running_jobs", "Jobs that are worked on", **where)
+        self._oldest = Gauge("s2s_oldest_queued_job_seconds", "How long the next job has waited", **where)
         self._stored = Gauge("s2s_stored_bytes", "Uploads and results of all jobs", **where)
 
     async def read(self, store: JobStore) -> bytes:
@@ -33,6 +34,7 @@ class Metrics:
         counted, oldest_s = await store.census()
         for state in State:
             self._jobs.labels(state.value).set(counted.get(state.value, 0))
+        self._running.set(counted.get(State.RUNNING, 0) + counted.get(State.CANCELING, 0))
         self._oldest.set(oldest_s)
         self._stored.set(await store.stored_bytes())
         return generate_latest(self.registry)

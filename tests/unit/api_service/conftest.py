@@ -27,8 +27,16 @@ def config(tmp_path) -> Settings:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "bundle.json").write_text(json.dumps({"name": "small", "version": "1", "categories": ["drum", "bell"]}))
-    return Settings(data_dir=tmp_path / "var", cancel_dir=tmp_path / "cancel", bundle=bundle, http_max_bytes=200_000,
-                    http_max_duration_s=5.0, lease_s=2.0, max_queued=5, drain_s=0.2)
+    return Settings(
+        data_dir=tmp_path / "var",
+        cancel_dir=tmp_path / "cancel",
+        bundle=bundle,
+        http_max_bytes=200_000,
+        http_max_duration_s=5.0,
+        lease_s=2.0,
+        max_queued=5,
+        drain_s=0.2,
+    )
 
 
 @pytest.fixture

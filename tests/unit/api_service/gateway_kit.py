@@ -21,9 +21,16 @@ from s2s import wire
 from s2s.config import Settings
 from s2s.events import Progress, Stage
 
-REPORT = {"duration_s": 1.0, "sample_rate": 22050, "seed": 0, "category": "drum", "category_confidence": 0.9,
-          "events": [{"time_s": 0.5, "kind": "drum", "strength": 1.0, "confidence": 0.9}], "notes": [],
-          "stage_seconds": {"mel": 0.1}}
+REPORT = {
+    "duration_s": 1.0,
+    "sample_rate": 22050,
+    "seed": 0,
+    "category": "drum",
+    "category_confidence": 0.9,
+    "events": [{"time_s": 0.5, "kind": "drum", "strength": 1.0, "confidence": 0.9}],
+    "notes": [],
+    "stage_seconds": {"mel": 0.1},
+}
 
 
 LIMITS = Settings().http_limits
@@ -81,6 +88,7 @@ class ModelServer:
 
     async def die(self, request: httpx.Request, body: bytes) -> httpx.Response:
         """The stream ends in the middle."""
+
         async def lines() -> AsyncIterator[bytes]:
             yield wire.progress_line(Progress(Stage.FRAMES, 1, 2)).encode()
 
@@ -96,6 +104,7 @@ def streamed(lines: AsyncIterator[bytes]) -> httpx.Response:
 
 def said(*lines: str) -> Callable[[httpx.Request, bytes], Awaitable[httpx.Response]]:
     """A model server that says these lines and nothing else."""
+
     async def play(request: httpx.Request, body: bytes) -> httpx.Response:
         async def stream() -> AsyncIterator[bytes]:
             for line in lines:

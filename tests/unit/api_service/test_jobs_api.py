@@ -91,7 +91,9 @@ async def test_a_client_that_comes_back_misses_nothing_and_hears_nothing_twice(g
 async def test_a_late_client_hears_the_outcome(gateway, clip):
     job = await finished(gateway, await send(gateway, clip))
     assert [(name, data["state"]) for _, name, data in await events(gateway, job)] == [
-        ("snapshot", "succeeded"), ("succeeded", "succeeded")]
+        ("snapshot", "succeeded"),
+        ("succeeded", "succeeded"),
+    ]
 
 
 async def test_waiting_jobs_know_their_place(gateway, model_server, clip):
@@ -129,10 +131,17 @@ BAD_UPLOADS = {
     "a form without a file": ({"data": {"seed": "1"}, "files": {"category": (None, "drum")}}, "bad_request"),
     "an unknown field": (multipart(b"x", "video"), "bad_request"),
     "a seed that is no number": ({**multipart(b"x"), "data": {"seed": "abc"}}, "bad_request"),
-    "a form cut short": ({"content": b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nabc",
-                          "headers": {"content-type": "multipart/form-data; boundary=b"}}, "bad_request"),
-    "a form that is none": ({"content": b"abc", "headers": {"content-type": "multipart/form-data; boundary=b"}},
-                            "bad_request"),
+    "a form cut short": (
+        {
+            "content": b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc',
+            "headers": {"content-type": "multipart/form-data; boundary=b"},
+        },
+        "bad_request",
+    ),
+    "a form that is none": (
+        {"content": b"abc", "headers": {"content-type": "multipart/form-data; boundary=b"}},
+        "bad_request",
+    ),
     "JSON that is none": ({"content": b'{"file": ', "headers": {"content-type": "application/json"}}, "bad_request"),
     "deep JSON": ({"content": b"[" * 50_000, "headers": {"content-type": "application/json"}}, "bad_request"),
     "JSON of another shape": ({"json": {"video": "AAAA"}}, "bad_request"),
@@ -164,8 +173,9 @@ async def test_an_upload_without_a_length_stops_at_the_limit(gateway, config):
         for _ in range(40):
             yield b"\0" * 10_000
 
-    answer = await gateway.post("/v1/jobs", content=endless(),
-                                headers={"content-type": "multipart/form-data; boundary=b"})
+    answer = await gateway.post(
+        "/v1/jobs", content=endless(), headers={"content-type": "multipart/form-data; boundary=b"}
+    )
     assert answer.json()["code"] == "too_large"
     assert list((config.data_dir / "blobs").iterdir()) == []
 
@@ -189,12 +199,19 @@ async def test_a_full_queue_says_so(gateway, model_server, clip):
     model_server.go_on.set()
 
 
-@pytest.mark.parametrize(("method", "path", "status", "code"), [
-    ("GET", "/nowhere", 404, "not_found"), ("PUT", "/v1/jobs", 405, "method_not_allowed"),
-    ("GET", "/v1/jobs/none", 404, "not_found"), ("GET", "/v1/jobs/none/events", 404, "not_found"),
-    ("GET", "/v1/jobs/none/result", 404, "not_found"), ("POST", "/v1/jobs/none/cancel", 404, "not_found"),
-    ("DELETE", "/v1/jobs/none", 404, "not_found"), ("GET", "/get_video/none.mp4", 404, "not_found"),
-])
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("PUT", "/v1/jobs", 405, "method_not_allowed"),
+        ("GET", "/v1/jobs/none", 404, "not_found"),
+        ("GET", "/v1/jobs/none/events", 404, "not_found"),
+        ("GET", "/v1/jobs/none/result", 404, "not_found"),
+        ("POST", "/v1/jobs/none/cancel", 404, "not_found"),
+        ("DELETE", "/v1/jobs/none", 404, "not_found"),
+        ("GET", "/get_video/none.mp4", 404, "not_found"),
+    ],
+)
 async def test_every_error_is_problem_json(gateway, method, path, status, code):
     answer = await gateway.request(method, path)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
@@ -330,7 +347,8 @@ async def test_a_waiting_job_is_canceled_at_once(gateway, model_server, clip):
 
 
 async def test_a_running_job_is_canceled_for_the_user_at_once_and_the_model_server_is_told(
-        gateway, model_server, clip, config):
+    gateway, model_server, clip, config
+):
     model_server.go_on.clear()
     job = await send(gateway, clip)
     await model_server.entered.wait()
@@ -441,7 +459,8 @@ async def test_limits_models_and_health_are_published(gateway, config):
     assert limits["max_bytes"] == config.http_max_bytes
     assert limits["max_duration_s"] == config.http_max_duration_s
     assert (await gateway.get("/v1/models")).json() == {
-        "models": [{"name": "small", "version": "1", "categories": ["drum", "bell"]}]}
+        "models": [{"name": "small", "version": "1", "categories": ["drum", "bell"]}]
+    }
     assert (await gateway.get("/livez")).json() == {"status": "ok"}
     assert (await gateway.get("/readyz")).status_code == 200
 

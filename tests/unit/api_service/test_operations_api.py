@@ -25,13 +25,13 @@ async def test_metrics_follow_what_happens(gateway, model_server, clip):
     await gateway.post("/v1/jobs", json={"file": "####"})
     await asyncio.sleep(0.3)
     assert await value(gateway, 's2s_jobs{state="queued"}') >= 1
-    assert await value(gateway, "s2s_oldest_queued_seconds") > 0
+    assert await value(gateway, "s2s_oldest_queued_job_seconds") > 0
     model_server.go_on.set()
     for job in (first, second):
         assert (await finished(gateway, job, within_s=20))["state"] == "succeeded"
     assert await value(gateway, 's2s_jobs{state="succeeded"}') == 2
     assert await value(gateway, 's2s_jobs{state="queued"}') == 0
-    assert await value(gateway, "s2s_oldest_queued_seconds") == 0
+    assert await value(gateway, "s2s_oldest_queued_job_seconds") == 0
     assert await value(gateway, 's2s_attempts_total{outcome="succeeded"}') == 2
     assert await value(gateway, 's2s_attempts_total{outcome="worker_lost"}') == 1
     assert await value(gateway, 's2s_attempts_total{outcome="busy"}') >= 1

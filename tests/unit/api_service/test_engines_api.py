@@ -1,0 +1,212 @@
+"""The same promises on every database and every blob store: SQLite and PostgreSQL, plain files and an object store."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+from gateway_kit import events, finished, running, send
+from tests.postgres import running_postgres
+
+from api_service.api.blobs import ObjectBlobs
+from api_service.api.database import Database
+from api_service.api.store import Job, JobStore, State
+from s2s.config import Settings
+from s2s.errors import ArtifactError
+from s2s.events import Progress, Stage
+from s2s.wire import Problem, Wishes
+
+PROBLEM = Problem(type="t", title="t", status=502, detail="d", code="worker_lost")
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def shared(request, config) -> AsyncIterator[Settings]:
+    """Settings of a replica; each test finds an empty table."""
+    if request.param == "sqlite":
+        yield config
+        return
+    server = request.getfixturevalue("postgres")
+    name = f"t{uuid.uuid4().hex[:12]}"
+    admin = Database(f"postgresql+asyncpg://s2s@127.0.0.1:{server.port}/postgres")
+    async with admin.engine.connect() as db:
+        await (await db.execution_options(isolation_level="AUTOCOMMIT")).exec_driver_sql(f"CREATE DATABASE {name}")
+    await admin.close()
+    url = server.url.replace("/postgres", f"/{name}")
+    yield config.model_copy(update={"database_url": url, "secret_key": Settings(secret_key="k" * 32).secret_key})
+
+
+@pytest.fixture
+async def store(shared) -> AsyncIterator[JobStore]:
+    database = Database.of(shared)
+    await database.open()
+    yield JobStore(database)
+    await database.close()
+
+
+async def waiting(store: JobStore, **values) -> Job:
+    values = {"owner": "", "filename": "a", "wishes": Wishes(), "stored_bytes": 1} | values
+    return await store.create(str(uuid.uuid4()), **values)
+
+
+async def test_a_job_is_claimed_by_one_worker_only(store):
+    sent = {(await waiting(store)).id for _ in range(12)}
+    claimed = await asyncio.gather(*(store.claim(30) for _ in range(20)))
+    ids = [job.id for job in claimed if job]
+    assert sorted(ids) == sorted(sent)
+
+
+async def test_the_oldest_job_comes_first_and_one_that_backs_off_waits(store):
+    first, second = await waiting(store), await waiting(store)
+    job = await store.claim(30)
+    assert job.id == first.id
+    await store.release(job, 30.0, counts=True)
+    assert (await store.claim(30)).id == second.id
+    assert await store.claim(30) is None
+
+
+async def test_a_worker_that_lost_its_lease_changes_nothing(store):
+    await waiting(store)
+    old = await store.claim(0.01)
+    await asyncio.sleep(0.05)
+    assert [job.id for job in await store.lost()] == [old.id]
+    assert await store.release(old, 0.0, counts=True)
+    new = await store.claim(30)
+    assert (new.id, new.attempt, new.failures) == (old.id, old.attempt + 1, 1)
+    assert await store.heartbeat(old, 30) is None
+    assert not await store.progress(old, Progress(Stage.MEL, 1, 2))
+    assert not await store.fail(old, PROBLEM)
+    assert not await store.release(old, 0.0, counts=False)
+    assert await store.heartbeat(new, 30) == State.RUNNING
+    assert await store.fail(new, PROBLEM)
+    assert not await store.fail(new, PROBLEM), "one outcome is recorded, once"
+    assert [told.event for told in await store.events_after(new.id, 0)] == ["failed"]
+
+
+async def test_events_written_at_once_have_numbers_without_gaps(store):
+    await waiting(store)
+    job = await store.claim(30)
+    await asyncio.gather(*(store.progress(job, Progress(Stage.MEL, n, 20)) for n in range(20)))
+    told = await store.events_after(job.id, 0)
+    numbers = [event.seq for event in told]
+    assert numbers == list(range(numbers[0], numbers[0] + 20))
+    assert (await store.get(job.id)).seq == numbers[-1]
+
+
+async def test_the_same_key_at_once_makes_one_job(store):
+    made = await asyncio.gather(*(waiting(store, idempotency_key="once") for _ in range(8)))
+    assert len({job.id for job in made}) == 1
+
+
+async def test_a_job_that_is_canceled_or_deleted_tells_its_worker(store):
+    await waiting(store)
+    await waiting(store)
+    first, second = await store.claim(30), await store.claim(30)
+    await store.cancel(first.id)
+    assert await store.heartbeat(first, 30) == State.CANCELING
+    assert await store.canceled(first)
+    await store.delete(second.id)
+    assert await store.heartbeat(second, 30) is None
+
+
+async def test_finished_jobs_expire_and_then_go(store):
+    await waiting(store)
+    job = await store.claim(30)
+    await store.fail(job, PROBLEM)
+    assert await store.expire(3600) == []
+    await asyncio.sleep(0.5)
+    age_s = time.time() - (await store.get(job.id)).finished_at
+    assert await store.expire(0.8 * age_s) == [job.id]
+    assert (await store.get(job.id)).state == State.EXPIRED
+    await store.expire(0.1)
+    assert await store.get(job.id) is None
+
+
+async def test_work_that_is_canceled_leaves_no_lock_behind(store):
+    """A connection that was dropped in the middle of a transaction would keep SQLite locked."""
+    for pause_s in (0.0, 0.0005, 0.001, 0.002, 0.004):
+        for _ in range(5):
+            task = asyncio.create_task(waiting(store))
+            await asyncio.sleep(pause_s)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await waiting(store)
+
+
+async def test_two_replicas_serve_the_same_jobs(shared, model_server, clip):
+    """A client that follows at one replica and comes back at the other misses nothing and hears nothing twice."""
+    model_server.go_on.clear()
+    async with running(shared, model_server) as one, running(shared, model_server) as other:
+        job = await send(one, clip)
+        await model_server.entered.wait()
+        following = asyncio.create_task(events(other, job, last_event_id=0))
+        await asyncio.sleep(0.2)
+        model_server.go_on.set()
+        whole = [told for told in await following if told[0] is not None]
+        assert [name for _, name, _ in whole] == ["progress"] * 4 + ["succeeded"]
+        for number, _, _ in whole[:-1]:
+            assert await events(one, job, number) == [told for told in whole if told[0] > number]
+        assert (await other.get(job["links"]["result"])).content == model_server.sound_of(clip)
+        share = (await one.post(job["links"]["share"])).json()
+        assert (await other.get(f"/v1/shared/{share['token']}")).status_code == 200
+    assert len(model_server.requests) == 1
+
+
+async def test_an_older_shared_database_is_left_to_the_operator(shared):
+    database = Database.of(shared)
+    await database.open()
+    async with database.write.begin() as db:
+        await db.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+        for index in ("jobs_by_owner", "jobs_by_share"):
+            await db.exec_driver_sql(f"DROP INDEX {index}")
+        for column in ("owner", "wishes", "stored_bytes", "share_nonce", "share_hash"):
+            await db.exec_driver_sql(f"ALTER TABLE jobs DROP COLUMN {column}")
+        await db.exec_driver_sql("ALTER TABLE jobs ADD COLUMN seed BIGINT NOT NULL DEFAULT 0")
+        await db.exec_driver_sql("ALTER TABLE jobs ADD COLUMN category VARCHAR(100)")
+        await db.exec_driver_sql("DROP TABLE api_keys")
+    if shared.database_url:
+        with pytest.raises(ArtifactError, match="db upgrade"):
+            await database.open()
+        await database.upgrade()
+    await database.open()
+    await JobStore(database).waiting("nobody")
+    await database.close()
+
+
+async def test_an_object_store_keeps_what_replicas_share(config, model_server, clip, tmp_path):
+    """Through obstore; each replica has a data directory of its own for what is in transit."""
+    url = (tmp_path / "bucket").as_uri()
+    first = config.model_copy(update={"blobs_url": url, "embedded_worker": False})
+    async with running(first, model_server) as one:
+        job = await send(one, clip)
+        assert {path.name for path in (tmp_path / "bucket" / job["id"]).iterdir()} == {"in"}
+        blobs = ObjectBlobs(url, tmp_path / "cache", tmp_path / "scratch")
+        async with running(first.model_copy(update={"embedded_worker": True}), model_server):
+            assert (await finished(one, job))["state"] == "succeeded"
+        for folder in ("cache", "scratch"):
+            assert not (tmp_path / folder / job["id"]).exists()
+        assert (await blobs.get(job["id"], "out-1")).read_bytes() == model_server.sound_of(clip)
+        assert set((await blobs.ages_s())[job["id"]]) == {"in", "out-1"}
+        retake = (await one.post(job["links"]["retake"], json={"seed": 2})).json()
+        assert (await blobs.get(retake["id"], "in")).read_bytes() == clip
+        with pytest.raises(FileNotFoundError):
+            await blobs.copy("none", "in", "other")
+        with pytest.raises(FileNotFoundError):
+            await blobs.get("none", "in")
+        for one_job in (job, retake):
+            assert (await one.delete(one_job["links"]["self"])).status_code == 204
+        assert await blobs.ages_s() == {}
+        await blobs.sweep_scratch(0.0)
+        assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_blob_store_that_is_none_is_told_at_the_start(tmp_path):
+    with pytest.raises(ArtifactError, match="S2S_BLOBS_URL"):
+        ObjectBlobs("nowhere://x", tmp_path / "a", tmp_path / "b")
