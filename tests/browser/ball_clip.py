@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import av
@@ -15,24 +16,35 @@ def bounces(duration_s: float, period_s: float = 0.8) -> list[float]:
     return [round(t, 3) for t in np.arange(period_s / 2, duration_s, period_s)]
 
 
+@cache
+def _room(width: int, height: int) -> np.ndarray:
+    """float32 (H, W, 3): what does not move."""
+    y = np.arange(height, dtype=np.float32)[:, None, None]
+    shade = y / height
+    image = (1 - shade) * np.array([38, 58, 72], np.float32) + shade * np.array([20, 32, 42], np.float32)
+    image = np.where(y > height * 0.8, image * 0.6 + np.array([30, 26, 24], np.float32), image)
+    return np.repeat(image, width, axis=1)
+
+
 def picture(time_s: float, width: int, height: int, period_s: float = 0.8) -> np.ndarray:
     """uint8 (H, W, 3) RGB: the ball at one moment."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    ground = height * 0.8
-    shade = (y / height)[..., None]
-    image = (1 - shade) * np.array([38, 58, 72]) + shade * np.array([20, 32, 42])
-    image[y > ground] = image[y > ground] * 0.6 + np.array([30, 26, 24])
+    image, ground = _room(width, height).copy(), height * 0.8
     phase = ((time_s + period_s / 2) % period_s) / period_s
-    lift = 4 * phase * (1 - phase) * height * 0.5
     radius = min(width, height) * 0.11
+    lift = 4 * phase * (1 - phase) * height * 0.5
     cx, cy = width * (0.3 + 0.4 * ((time_s / 6) % 1)), ground - radius - lift
+    left, right = max(0, int(cx - 4 * radius)), min(width, int(cx + 4 * radius))  # nothing else changes
+    top = int(ground - radius)
+    y, x = np.mgrid[top:height, left:right].astype(np.float32)
     shadow = np.exp(-(((x - cx) / (radius * 1.3)) ** 2 + ((y - ground - radius * 0.15) / (radius * 0.25)) ** 2))
-    image *= 1 - 0.5 * shadow[..., None]
-    away = np.hypot(x - cx, y - cy)
+    image[top:, left:right] *= 1 - 0.5 * shadow[..., None]
+    rows, columns = slice(max(0, int(cy - radius) - 2), int(cy + radius) + 3), slice(left, right)
+    y, x = np.mgrid[rows, columns].astype(np.float32)
     light = np.clip(1 - np.hypot(x - cx + radius * 0.35, y - cy + radius * 0.4) / (radius * 2), 0, 1)[..., None]
-    ball = np.array([196, 74, 30]) + light * np.array([110, 120, 90])
-    edge = np.clip(radius - away, 0, 1)[..., None]
-    return np.clip(image * (1 - edge) + ball * edge, 0, 255).astype(np.uint8)
+    ball = np.array([196, 74, 30], np.float32) + light * np.array([110, 120, 90], np.float32)
+    edge = np.clip(radius - np.hypot(x - cx, y - cy), 0, 1)[..., None]
+    image[rows, columns] = image[rows, columns] * (1 - edge) + ball * edge
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def knocks(duration_s: float) -> np.ndarray:
@@ -46,10 +58,11 @@ def knocks(duration_s: float) -> np.ndarray:
 
 
 def make_clip(path: Path, duration_s: float = 3.0, size: tuple[int, int] = (480, 270), fps: int = 25,
-              sound: bool = False) -> Path:
-    """Write H.264 (and AAC where `sound`) to `path`, an MP4."""
+              sound: bool = False, codec: str = "libx264") -> Path:
+    """Write `codec` (and AAC where `sound`) to `path`, an MP4."""
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as file:
-        video = file.add_stream("libx264", rate=fps, options={"crf": "26", "preset": "veryfast"})
+        options = {"crf": "26", "preset": "ultrafast", "threads": "1"} if codec == "libx264" else {}
+        video = file.add_stream(codec, rate=fps, options=options)
         video.width, video.height, video.pix_fmt = *size, "yuv420p"
         audio = file.add_stream("aac", rate=SAMPLE_RATE, layout="mono") if sound else None
         for n in range(round(duration_s * fps)):

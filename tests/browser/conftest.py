@@ -5,33 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 from ball_clip import make_clip
+from chromium import is_there, launch
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from stand_in import Desk, create_stand_in, serve
-from tests.stack import shared_stack
 
-from s2s.serving import Stack
-
-CHROMIUM = Path("/usr/bin/chromium")
+if TYPE_CHECKING:
+    from s2s.serving import Stack
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium, else Playwright's own."""
-    flags = ["--disable-background-networking", "--disable-component-update"]
-    if os.geteuid() == 0:
-        flags.append("--no-sandbox")
     with sync_playwright() as playwright:
-        path = str(CHROMIUM) if CHROMIUM.exists() else None
-        if path is None and not Path(playwright.chromium.executable_path).exists():
+        if not is_there(playwright):
             reason = "needs a browser: apt-get install chromium, or playwright install chromium"
             if os.environ.get("CI"):
                 pytest.fail(reason)
             pytest.skip(reason)
-        started = playwright.chromium.launch(executable_path=path, args=flags)
+        started = launch(playwright)
         yield started
         started.close()
 
@@ -73,6 +68,8 @@ class Watch:
 @pytest.fixture(scope="session")
 def stack(pytestconfig: pytest.Config) -> Stack:
     """TorchServe, the gateway and the shipped bundle, shared with the other tests of the session."""
+    from tests.stack import shared_stack  # brings torch, which no other test here needs
+
     return shared_stack(pytestconfig)
 
 

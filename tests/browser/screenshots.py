@@ -1,19 +1,20 @@
-"""Pictures of the page, in every state: `python tests/browser/screenshots.py OUT [--url http://127.0.0.1:9000]`.
+"""Pictures of the page, as WebP: `python tests/browser/screenshots.py OUT [--url http://127.0.0.1:9000]`.
 
-With --url the clip really is given its sound by the running service; without it a stand-in shows the states alone.
+With --url a clip really is given its sound by the running service; without it a stand-in shows every state alone.
+The README's pictures: `... images --url http://127.0.0.1:9000 --looks desktop-light phone-dark`, the rest thrown away.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import tempfile
 from pathlib import Path
 
 from ball_clip import make_clip
+from chromium import launch
 from playwright.sync_api import Page, expect, sync_playwright
-from stand_in import Desk, create_stand_in, report, serve
-
-from conftest import CHROMIUM
+from stand_in import Desk, create_stand_in, knock_levels, report, serve
 
 LOOKS = {
     "desktop-light": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
@@ -70,6 +71,22 @@ def states(page: Page, url: str, desk: Desk, clip: Path, long_clip: Path, shoot)
     page.wait_for_timeout(800)
     play_to(page, 2.2)
     shoot("succeeded")
+    page.get_by_role("tab", name="Adjust").click()
+    page.locator("[data-offset]").fill("80")
+    shoot("adjust")
+    page.get_by_role("tab", name="Share").click()
+    shoot("share")
+    page.get_by_role("button", name="Create a link").click()
+    page.locator("[data-link]:not([hidden])").wait_for()
+    shoot("shared")
+    page.get_by_role("tab", name="Code").click()
+    page.get_by_role("radio", name="Python").check()
+    shoot("code")
+    link = page.input_value("[data-share-link]")
+    page.goto(link)
+    phase(page, "succeeded")
+    play_to(page, 4.0)
+    shoot("guest")
     page.goto(f"{url}/#job=job-999")
     phase(page, "missing")
     shoot("missing")
@@ -87,22 +104,38 @@ def states(page: Page, url: str, desk: Desk, clip: Path, long_clip: Path, shoot)
         shoot(state)
 
 
-def real(page: Page, url: str, clip: Path, shoot) -> None:
-    """The main path, on a running service."""
+def real(page: Page, url: str, clip: Path | None, shoot) -> None:
+    """The main path, on a running service, with `clip` or a sample."""
     page.goto(url)
     phase(page, "idle")
     shoot("idle")
-    page.set_input_files("[data-file]", clip)
+    if clip:
+        page.set_input_files("[data-file]", clip)
+    else:
+        page.click("[data-sample=drum]")
     phase(page, "ready")
-    shoot("ready")
     page.click("[data-action=generate]")
     phase(page, "running", 120)
     page.wait_for_function("() => document.querySelector('[data-bar]').value > 30", timeout=300_000)
     shoot("running")
     phase(page, "succeeded", 600)
     page.wait_for_timeout(1500)
-    play_to(page, 2.0)
-    shoot("succeeded")
+    play_to(page, 2.2)
+    shoot("result")
+    page.get_by_role("tab", name="Adjust").click()
+    page.wait_for_timeout(300)
+    shoot("adjust")
+
+
+def take(page: Page, path: Path) -> None:
+    """The whole page as WebP."""
+    height = page.evaluate("document.documentElement.scrollHeight")
+    area = {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height, "scale": 1}
+    session = page.context.new_cdp_session(page)
+    told = session.send("Page.captureScreenshot", {"format": "webp", "quality": 82, "captureBeyondViewport": True,
+                                                   "clip": area})
+    session.detach()
+    path.write_bytes(base64.b64decode(told["data"]))
 
 
 def main() -> None:
@@ -114,21 +147,20 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        clip = options.clip or make_clip(Path(folder) / "bouncing ball.mp4", 10.0, (640, 360))
-        long_clip = make_clip(Path(folder) / "a whole afternoon.mp4", 130.0, (64, 36), fps=2)
-        result = make_clip(Path(folder) / "result.mp4", 10.0, (640, 360), sound=True)
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM) if CHROMIUM.exists() else None,
-                                             args=["--no-sandbox", "--disable-background-networking"])
+        if not options.url:
+            clip = options.clip or make_clip(Path(folder) / "bouncing ball.mp4", 10.0, (640, 360), sound=True)
+            long_clip = make_clip(Path(folder) / "a whole afternoon.mp4", 130.0, (64, 36), fps=2)
+        browser = launch(playwright)
         for look in options.looks:
             page = browser.new_context(locale="en-GB", **LOOKS[look]).new_page()
 
             def shoot(name: str, page: Page = page, look: str = look) -> None:
-                page.screenshot(path=options.out / f"page-{name}-{look}.png", full_page=True)
+                take(page, options.out / f"page-{name}-{look}.webp")
 
             if options.url:
-                real(page, options.url, clip, shoot)
+                real(page, options.url, options.clip, shoot)
             else:
-                desk = Desk(result=result)
+                desk = Desk(result=clip, peaks=[[-level, level] for level in knock_levels(10.0)])
                 with serve(create_stand_in(desk)) as url:
                     states(page, url, desk, clip, long_clip, shoot)
                     page.context.close()

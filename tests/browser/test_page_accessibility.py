@@ -48,6 +48,12 @@ def walk(page: Page, desk: Desk, clip: Path, bad: Path, at: Callable[[str], None
     desk.succeed()
     phase("succeeded")
     at("succeeded")
+    for tab in ("adjust", "share", "code"):
+        page.click(f"#tab-{tab}")
+        if tab == "share":
+            page.click("[data-action=share]")
+            page.locator("[data-link]:not([hidden])").wait_for()
+        at(tab)
     for end in ("canceled", "failed"):
         page.click("[data-action=another-take]" if end == "canceled" else "[data-action=retry]")
         phase("queued")
@@ -73,7 +79,7 @@ def test_axe_finds_nothing_in_any_state(open_page, stand_in, desk: Desk, silent_
         seen.append(state)
 
     walk(page, desk, silent_clip, bad, at)
-    assert len(seen) == 9
+    assert len(seen) == 12
 
 
 def test_readers_get_a_tree_that_tells_the_story(open_page, stand_in, desk: Desk, silent_clip):
@@ -112,15 +118,40 @@ def test_readers_get_a_tree_that_tells_the_story(open_page, stand_in, desk: Desk
         - radio "Without"
       - paragraph:
         - link "Download video"
+        - link "Sound only"
+      - paragraph:
         - button "Another take"
         - button "New clip"
     """)
-    expect(page.locator(".heard")).to_match_aria_snapshot("""
-      - heading "What you will hear" [level=3]
-      - paragraph: "/4 sounds/"
-      - list:
-        - listitem:
-          - 'button "Play from 0:00.4: ball bounce, loud, sure"'
+    expect(page.get_by_role("region", name="About this sound")).to_match_aria_snapshot("""
+      - tablist "About this sound":
+        - tab "What you will hear" [selected]
+        - tab "Adjust"
+        - tab "Share"
+        - tab "Code"
+      - tabpanel "What you will hear":
+        - paragraph: "/4 sounds/"
+        - list:
+          - listitem:
+            - 'button "Play from 0:00.4: ball bounce, loud, sure"'
+    """)
+    page.get_by_role("tab", name="Adjust").click()
+    expect(page.get_by_role("tabpanel")).to_match_aria_snapshot("""
+      - tabpanel "Adjust":
+        - heading "All of the sound" [level=3]
+        - slider "Earlier or later"
+        - slider "Softer or louder"
+        - heading "Its moments" [level=3]
+        - list:
+          - listitem:
+            - spinbutton "Time of this sound, in seconds"
+            - combobox "Loudness of the sound at 0:00.4"
+            - button "Play from 0:00.4"
+            - button "Remove the sound at 0:00.4"
+        - button "Add one at 0:00.0"
+        - paragraph:
+          - button "Make it again with these changes" [disabled]
+          - button "Undo the changes" [disabled]
     """)
 
 

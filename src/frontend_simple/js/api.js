@@ -1,7 +1,15 @@
 // All network of the page. Addresses are relative to the page, so it works under any prefix.
 
-const at = (path) => new URL(`v1/${path}`, document.baseURI).href;
-const job = (id) => `jobs/${encodeURIComponent(id)}`;
+import { fields } from "./code.js";
+
+/** Where the page lives; at a shared link, .../s/TOKEN, the server sets the base accordingly. */
+export const BASE = new URL("./", document.baseURI);
+
+const at = (path) => new URL(`v1/${path}`, BASE).href;
+
+/** Where a result is read: the owner's place, or the read-only place of somebody who was given a link. */
+export const job = (id) => `jobs/${encodeURIComponent(id)}`;
+export const shared = (token) => `shared/${encodeURIComponent(token)}`;
 
 /** An answer that is not 2xx, or no answer at all. `problem` is RFC 9457 where the server spoke it. */
 export class ApiError extends Error {
@@ -44,31 +52,50 @@ export const getLimits = () => fetchJson("limits");
 export const getModels = () => fetchJson("models");
 export const getJob = (id) => fetchJson(job(id));
 export const cancelJob = (id) => fetchJson(`${job(id)}/cancel`, { method: "POST" });
-export const resultUrl = (id) => at(`${job(id)}/result`);
+export const getShared = (token) => fetchJson(shared(token));
+export const resultUrl = (place, { h264 = false } = {}) => at(`${place}/result${h264 ? "?format=h264" : ""}`);
+export const soundUrl = (place) => at(`${place}/audio.wav`);
+export const spectrogramUrl = (place) => at(`${place}/spectrogram.png`);
 
-/** The finished video's bytes. */
+/** [[lowest, highest], ...] of the sound, -1 .. 1. */
+export const getPeaks = async (place, signal) => (await fetchJson(`${place}/peaks.json`, { signal })).peaks;
+
+/** Another sound for the same upload, without sending it again. */
+export const retake = (id, wishes) => postJson(`${job(id)}/retake`, wishes);
+
+/** {url, token, expires_at}: a page that everyone may read. */
+export const share = (id) => postJson(`${job(id)}/share`);
+export const unshare = (id) => fetchJson(`${job(id)}/share`, { method: "DELETE" });
+
+const postJson = (path, body) => fetchJson(path, {
+  method: "POST", body: body && JSON.stringify(body),
+  headers: { Accept: "application/json", ...(body && { "Content-Type": "application/json" }) },
+});
+
 /** One of the clips that come with the page, as the file that choosing it would give. */
 export async function sample(name) {
-  const file = `${name}.mp4`;
-  const answer = await fetch(new URL(`samples/${file}`, document.baseURI));
-  if (!answer.ok) throw new ApiError(answer.status, problemFrom(answer.status, "", null));
-  return new File([await answer.blob()], file, { type: "video/mp4" });
+  return new File([await getBlob(new URL(`samples/${name}.mp4`, BASE))], `${name}.mp4`, { type: "video/mp4" });
 }
 
-export async function getResult(id, signal) {
-  const answer = await fetch(resultUrl(id), { signal });
-  if (!answer.ok) throw new ApiError(answer.status, problemFrom(answer.status, ""));
+/** Bytes behind an address of ours. */
+export async function getBlob(url, signal) {
+  let answer;
+  try {
+    answer = await fetch(url, { signal });
+  } catch (error) {
+    throw error.name === "AbortError" ? error : unreachable();
+  }
+  if (!answer.ok) throw new ApiError(answer.status, problemFrom(answer.status, "", answer.headers.get("x-request-id")));
   return answer.blob();
 }
 
 /**
- * Send the clip; resolves to the job. XMLHttpRequest because fetch cannot tell how many bytes went out.
+ * Send the clip with `wishes` {seed, category, offset_ms, gain_db, events}; resolves to the job. XMLHttpRequest because fetch cannot tell how many bytes went out.
  * Rejects with ApiError, or with an AbortError when `signal` stops it.
  */
-export function createJob(file, { seed, category, key }, onSent, signal) {
+export function createJob(file, wishes, key, onSent, signal) {
   const form = new FormData();
-  form.append("seed", String(seed));
-  if (category) form.append("category", category);
+  for (const [name, text] of fields(wishes)) form.append(name, text);
   form.append("file", file, file.name);
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();

@@ -31,7 +31,11 @@ export function forget(id) {
   write(list().filter((clip) => clip.id !== id));
 }
 
-export const wasHere = (id) => list().some((clip) => clip.id === id);
+export const find = (id) => list().find((clip) => clip.id === id);
+export const wasHere = (id) => find(id) !== undefined;
+
+/** The server deletes a clip at its time, whether or not this browser asks. */
+export const isExpired = ({ state, expires_at }) => state === "expired" || Date.parse(expires_at) <= Date.now();
 
 /** Another tab changed the list. */
 export function onChange(listener) {

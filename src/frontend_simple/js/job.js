@@ -2,6 +2,9 @@
 //
 // Phases: idle -> checking -> ready | refused -> uploading -> queued -> running -> succeeded | failed | canceled
 // A page opened on a job's address starts at attaching; a job may also turn out to be expired or missing.
+// Another sound for a clip that the server has starts at asking. A shared link shows succeeded, with `shared` set.
+
+import { editsOf } from "./edits.js";
 
 export const TERMINAL = new Set(["succeeded", "failed", "canceled", "expired"]);
 export const STAGES = ["probe", "frames", "features", "events", "mel", "vocode", "mux"];
@@ -18,11 +21,17 @@ export const EMPTY = Object.freeze({
   queue: null, // {position, eta_s}
   progress: null, // {stage, step, total, fraction}
   problem: null, // {code, title, detail, hint, request_id}
+  ask: null, // what a retake was asked for: {parent: the job, wishes}; null for an upload
+  edits: null, // what the person changed about the result, see edits.js
+  share: null, // {url, expires_at}: the page that others may open
+  until: null, // when the job's files are deleted, as this browser remembers it
+  shared: null, // token of the link that this page was opened with: read only
   connected: true,
   limits: null, // as /v1/limits tells them
   models: null, // [{name, version, categories}]
 });
 
+const NO_JOB = { job: null, queue: null, progress: null, problem: null, connected: true, edits: null, share: null };
 const keep = ({ limits, models }) => ({ ...EMPTY, limits, models });
 
 const transitions = {
@@ -37,15 +46,24 @@ const transitions = {
   optioned: (state, { options }) => ({ ...state, options: { ...state.options, ...options } }),
 
   uploading: (state, { key }) => ({
-    ...state, phase: "uploading", key, upload: { loaded: 0, total: state.file.size },
-    job: null, queue: null, progress: null, problem: null, connected: true,
+    ...state, phase: "uploading", key, upload: { loaded: 0, total: state.file.size }, ...NO_JOB, ask: null,
   }),
   sent: (state, { key, loaded, total }) =>
     state.phase === "uploading" && state.key === key ? { ...state, upload: { loaded, total } } : state,
   uploadStopped: (state) => ({ ...state, phase: state.facts ? "ready" : "idle", upload: null }),
   uploadFailed: (state, { problem }) => ({ ...state, phase: "failed", problem, upload: null }),
 
-  attaching: (state, { id }) => ({ ...keep(state), phase: "attaching", job: { id } }),
+  asking: (state, { parent, wishes }) => ({
+    ...state, phase: "asking", ...NO_JOB, upload: null, ask: { parent, wishes },
+  }),
+  askFailed: (state, { problem }) => ({ ...state, phase: "failed", problem }),
+
+  attaching: (state, { id, until = null }) => ({ ...keep(state), phase: "attaching", job: { id }, until }),
+  opening: (state, { token }) => ({ ...keep(state), phase: "attaching", job: { id: `s/${token}` }, shared: token }),
+  edited: (state, { edits }) => (state.phase === "succeeded" ? { ...state, edits: { ...state.edits, ...edits } } : state),
+  editsDropped: (state) => ({ ...state, edits: editsOf(state.job) }),
+  sharing: (state, { id, share }) => (state.job?.id === id ? { ...state, share } : state),
+
   heard(state, { job }) {
     if (state.job && state.job.id !== job.id) return state; // the person went on to another clip
     const settled = TERMINAL.has(state.phase) && state.job?.id === job.id && state.phase !== job.state;
@@ -55,6 +73,8 @@ const transitions = {
       queue: job.state === "queued" ? { position: job.queue_position ?? null, eta_s: job.eta_s ?? null } : null,
       progress: job.state === "queued" ? null : furthest(state.progress, job.progress),
       problem: job.problem ?? null,
+      share: job.shared ? { url: job.shared, expires_at: job.expires_at } : null,
+      edits: job.state !== "succeeded" ? null : state.phase === "succeeded" && state.edits ? state.edits : editsOf(job),
     };
   },
   waiting: (state, { id, position, eta_s }) =>

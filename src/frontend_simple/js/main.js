@@ -3,15 +3,23 @@
 import * as api from "./api.js";
 import { checkFile } from "./check.js";
 import * as clips from "./clips.js";
+import { codeFor } from "./code.js";
+import { differing, editsOf, wishesOf } from "./edits.js";
 import { createStore, TERMINAL } from "./job.js";
-import { peaksOf } from "./strip.js";
+import { createListening } from "./listen.js";
+import { levelsOf, peaksOf } from "./strip.js";
 import { createView } from "./view.js";
 import { keepLanguage, say, speak } from "./words.js";
 
 const store = createStore();
 const hook = (name) => document.querySelector(`[data-${name}]`);
 hook("language").value = speak();
-const view = createView();
+const view = createView({
+  onEdit: (edits) => store.send("edited", { edits }),
+  onSeek: (time_s) => { view.video.currentTime = time_s; },
+  onPlay: jump,
+});
+const listening = createListening(view.video);
 
 let preview = null; // object URL of the chosen file
 let stopUpload = null;
@@ -38,6 +46,7 @@ function leaveJob() {
   stopFollowing();
   stopListening?.abort();
   view.show(null);
+  listening.show();
   if (preview) URL.revokeObjectURL(preview);
   preview = null;
   hook("file").value = "";
@@ -65,7 +74,7 @@ async function generate(key = newKey()) {
   stopUpload = new AbortController();
   cancelWanted = false;
   try {
-    const job = await api.createJob(file, { ...options, key },
+    const job = await api.createJob(file, options, key,
       (loaded, total) => store.send("sent", { key, loaded, total }), stopUpload.signal);
     store.send("heard", { job });
     setAddress(job.id);
@@ -111,50 +120,109 @@ async function requestCancel(id) {
   }
 }
 
-/** After an upload whose answer was lost the same key is sent again, so that one press never makes two jobs. */
+/**
+ * After an upload whose answer was lost the same key is sent again, so that one press never makes two jobs. What was
+ * made from a clip that the server has is asked for again; a job without its file in this tab too.
+ */
 function retry() {
-  const { problem, key } = store.state;
-  generate(problem?.code === "unreachable" ? key : undefined);
+  const { problem, key, ask, job, file } = store.state;
+  if (ask) return askForRetake(ask.parent, ask.wishes);
+  if (file) return generate(problem?.code === "unreachable" ? key : undefined);
+  return askForRetake(job, wishesOf(job, editsOf(job)));
 }
 
-/** The same picture with the next seed. After a reload the picture comes from the result: it is the original's. */
-async function anotherTake() {
+const anotherTake = () => {
   const { job } = store.state;
+  askForRetake(job, wishesOf(job, editsOf(job), (job.report?.seed ?? 0) + 1));
+};
+const render = () => askForRetake(store.state.job, wishesOf(store.state.job, store.state.edits));
+
+let asking = false;
+
+/** Another sound for a clip that the server has. Where it has it no longer, the clip is sent once more. */
+async function askForRetake(parent, wishes) {
+  if (asking || stopUpload) return;
+  asking = true;
+  stopFollowing();
+  stopListening?.abort();
+  store.send("asking", { parent, wishes });
+  listening.show();
+  const here = () => store.state.phase === "asking" && store.state.ask.parent === parent;
+  try {
+    const job = await api.retake(parent.id, differing(parent, wishes));
+    if (!here()) return clips.remember({ id: job.id, filename: job.filename, created_at: job.created_at, state: job.state });
+    store.send("heard", { job });
+    setAddress(job.id);
+    follow(job.id);
+  } catch (error) {
+    if (!here()) return;
+    if ([404, 405, 410].includes(error.status)) await sendAgain(parent, wishes, here);
+    else store.send("askFailed", { problem: error.problem ?? { code: "unexpected", detail: error.message } });
+  } finally {
+    asking = false;
+  }
+}
+
+/** The picture comes from this tab, or from the result: it is the original's. */
+async function sendAgain(parent, wishes, here) {
   let { file } = store.state;
-  const options = { category: job.options?.category ?? "", seed: (job.report?.seed ?? 0) + 1 };
   if (!file) {
     try {
-      const blob = await api.getResult(job.id);
-      file = new File([blob], job.filename ?? "clip.mp4", { type: blob.type });
-    } catch (error) {
-      return store.send("gone", { id: job.id, phase: "failed", problem: error.problem ?? { code: "unreachable" } });
+      const blob = await api.getBlob(api.resultUrl(api.job(parent.id)));
+      file = new File([blob], parent.filename ?? "clip.mp4", { type: blob.type });
+    } catch {
+      return here() && store.send("askFailed", { problem: { code: "no_file" } });
     }
+    if (!here()) return;
     store.send("chose", { file });
     preview = URL.createObjectURL(file);
     store.send("checked", { file, ...(await checkFile(file, preview, store.state.limits)) });
   }
-  store.send("optioned", { options });
-  generate();
+  store.send("optioned", { options: wishes });
+  await generate();
 }
 
 // ---- the result ---------------------------------------------------------------------------------------------------
 
-async function showResult(job) {
-  const url = api.resultUrl(job.id);
-  view.show(url);
-  view.setDownload(url, resultName(job));
+let place = ""; // where the shown result is read
+
+async function showResult({ job, shared }) {
+  place = shared ? api.shared(shared) : api.job(job.id);
+  const links = job.links ?? {}; // an older server offers less
+  const sound = links.audio ? api.soundUrl(place) : null;
+  files = { download: [api.resultUrl(place), resultName(job)], ...(sound && { "download-sound": [sound, resultName(job, "wav")] }) };
+  view.show(api.resultUrl(place));
+  view.setDownloads(files);
+  listening.show(() => api.getBlob(sound ?? api.resultUrl(place)));
   hook("file").value = "";
   document.querySelector("#with-sound").checked = true;
+  drawCode();
+  if (links.spectrogram) view.setSpectrogram(api.spectrogramUrl(place));
   stopListening = new AbortController();
+  const { signal } = stopListening;
   try {
-    view.setPeaks(await peaksOf(await api.getResult(job.id, stopListening.signal)));
+    const peaks = links.peaks ? await api.getPeaks(place, signal) : await peaksOf(await api.getBlob(api.resultUrl(place), signal));
+    if (!signal.aborted) view.setPeaks(levelsOf(peaks));
   } catch { /* the strip stays flat, with its marks; the video itself tells if it cannot play */ }
 }
 
-function resultName({ filename = "clip.mp4" }) {
+let files = {};
+
+/** The browser cannot play the original: a copy in H.264 is shown, and offered beside it. */
+function showCopy() {
+  const { phase, job } = store.state;
+  if (phase !== "succeeded" || view.video.hidden) return;
+  if (files["download-copy"]) return view.show(null, { why: say("noPreview") }); // not even the copy
+  const copy = api.resultUrl(place, { h264: true });
+  files["download-copy"] = [copy, resultName(job, "mp4", "-h264")];
+  view.setDownloads(files);
+  view.show(copy);
+}
+
+function resultName({ filename = "clip.mp4" }, kind = null, more = "") {
   const dot = filename.lastIndexOf(".");
   const [stem, suffix] = dot > 0 ? [filename.slice(0, dot), filename.slice(dot + 1).toLowerCase()] : [filename, ""];
-  return `${stem}-with-sound.${suffix === "webm" ? "webm" : "mp4"}`;
+  return `${stem}-with-sound${more}.${kind ?? (suffix === "webm" ? "webm" : "mp4")}`;
 }
 
 function jump(time_s) {
@@ -162,22 +230,87 @@ function jump(time_s) {
   view.video.play().catch(() => {});
 }
 
+/** From sound to sound: `way` is 1 or -1. */
+function jumpBy(way) {
+  const times = (store.state.job?.report?.events ?? []).map((event) => event.time_s);
+  const here = view.video.currentTime;
+  const next = way > 0 ? times.find((time) => time > here + 0.01) : times.findLast((time) => time < here - 0.01);
+  if (next !== undefined) view.video.currentTime = next;
+}
+
+function drawCode() {
+  const { job, facts, shared } = store.state;
+  if (shared || !job) return;
+  view.setCode(codeFor(document.querySelector("[name=code]:checked").value, {
+    base: api.BASE.href.replace(/\/$/, ""), filename: facts?.name ?? job.filename ?? "clip.mp4", saveAs: resultName(job),
+    wishes: { seed: job.report?.seed ?? 0, ...job.options },
+  }));
+}
+
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // not a secure origin: the old way
+    const field = Object.assign(document.createElement("textarea"), { value: text, className: "for-readers" });
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+    button.focus();
+  }
+  view.tell(say("copied"));
+  button.dataset.done = say("copied");
+  setTimeout(() => delete button.dataset.done, 2000);
+}
+
+// ---- sharing ------------------------------------------------------------------------------------------------------
+
+async function changeShare(act, focus) {
+  const { id } = store.state.job;
+  view.setShareProblem(null);
+  try {
+    const answer = await act(id);
+    const share = answer && { url: answer.url, expires_at: answer.expires_at };
+    store.send("sharing", { id, share });
+    document.querySelector(focus)?.focus();
+  } catch (error) {
+    view.setShareProblem(error.problem ?? { code: "unexpected" });
+  }
+}
+
+async function openShared(token) {
+  store.send("opening", { token });
+  const id = store.state.job.id;
+  try {
+    const found = await api.getShared(token);
+    if (found.state === "succeeded") return store.send("heard", { job: { ...found, id } });
+    if (TERMINAL.has(found.state)) return store.send("gone", { id, phase: "missing" });
+  } catch (error) {
+    if ([404, 410].includes(error.status)) return store.send("gone", { id, phase: "missing", problem: error.problem });
+    store.send("connection", { connected: false });
+  }
+  setTimeout(() => store.state.job?.id === id && store.state.phase === "attaching" && openShared(token), 4000);
+}
+
 // ---- the address --------------------------------------------------------------------------------------------------
 
 const addressed = () => new URLSearchParams(location.hash.slice(1)).get("job") ?? new URLSearchParams(location.search).get("job");
+const invited = () => location.pathname.match(/\/s\/([^/]+)$/)?.[1] ?? null;
 
 function setAddress(id) {
-  if ((addressed() ?? "") === id) return;
-  history.pushState(null, "", id ? `#job=${encodeURIComponent(id)}` : location.pathname);
+  if ((addressed() ?? "") === id && !invited()) return;
+  history.pushState(null, "", id ? `${api.BASE.pathname}#job=${encodeURIComponent(id)}` : api.BASE.pathname);
 }
 
 function goToAddress() {
-  const id = addressed();
+  const token = invited();
+  const id = token ? `s/${token}` : addressed();
   if (id === (store.state.job?.id ?? null)) return;
   stopUpload?.abort();
   leaveJob();
+  if (token) return openShared(token);
   if (!id) return store.send("startOver");
-  store.send("attaching", { id });
+  store.send("attaching", { id, until: clips.find(id)?.expires_at });
   view.show(null, { why: say("noPictureYet") });
   follow(id);
 }
@@ -190,11 +323,18 @@ store.subscribe((state, before) => {
   view.draw(state, before);
   const { job } = state;
   const moved = state.phase !== before.phase || job?.id !== before.job?.id;
-  if (state.phase === "succeeded" && moved) showResult(job);
-  if (moved && ["failed", "canceled", "expired", "missing"].includes(state.phase) && !preview) view.show(null);
-  if (moved && KEPT.has(state.phase) && job) {
-    const { id, filename, created_at, report } = job;
-    clips.remember({ id, filename, created_at, state: state.phase, seed: report?.seed });
+  if (state.phase === "succeeded" && moved) showResult(state);
+  if (state.edits && state.edits !== before.edits) {
+    const made = editsOf(job);
+    listening.nudge({ offset_ms: state.edits.offset_ms - made.offset_ms, gain_db: state.edits.gain_db - made.gain_db });
+  }
+  if (moved && ["failed", "canceled", "expired", "missing"].includes(state.phase) && !preview) {
+    view.show(null);
+    listening.show();
+  }
+  if (moved && KEPT.has(state.phase) && job?.id && !state.shared) {
+    const { id, filename, created_at, expires_at, report } = job;
+    clips.remember({ id, filename, created_at, expires_at, state: state.phase, seed: report?.seed });
   }
   if (moved) view.drawClips(clips.list(), job?.id);
 });
@@ -202,8 +342,8 @@ store.subscribe((state, before) => {
 async function renewClips() {
   for (const clip of clips.list().filter(({ id, state }) => !TERMINAL.has(state) && id !== store.state.job?.id)) {
     try {
-      const { id, filename, state } = await api.getJob(clip.id);
-      clips.remember({ id, filename, state });
+      const { id, filename, state, expires_at } = await api.getJob(clip.id);
+      clips.remember({ id, filename, state, expires_at });
     } catch (error) {
       if (error.status === 404 || error.status === 410) clips.remember({ id: clip.id, state: "expired" });
     }
@@ -216,6 +356,12 @@ async function renewClips() {
 const actions = {
   "start-over": startOver, "choose-other": () => hook("file").click(), generate: () => generate(), cancel, retry,
   "another-take": anotherTake, "all-events": () => view.showAllEvents(store.state),
+  render, "drop-edits": () => store.send("editsDropped"),
+  share: () => changeShare(api.share, "[data-share-link]"),
+  revoke: () => changeShare(api.unshare, "[data-action=share]"),
+  "copy-link": (button) => copy(hook("share-link").value, button),
+  "copy-code": (button) => copy(hook("code").textContent, button),
+  "copy-words": (button) => copy(button.dataset.words, button),
 };
 
 document.addEventListener("click", (event) => {
@@ -224,7 +370,7 @@ document.addEventListener("click", (event) => {
   const { action, at, forget } = pressed.dataset;
   if (action) {
     event.preventDefault();
-    actions[action]();
+    actions[action]?.(pressed);
   } else if (at) jump(Number(at));
   else {
     clips.forget(forget);
@@ -249,9 +395,16 @@ hook("language").addEventListener("change", (event) => {
   view.draw(store.state);
   view.drawClips(clips.list(), store.state.job?.id);
 });
+for (const choice of document.querySelectorAll("[name=code]")) choice.addEventListener("change", drawCode);
 
 for (const button of document.querySelectorAll("[data-sample]")) {
-  button.addEventListener("click", async () => choose(await api.sample(button.dataset.sample)));
+  button.addEventListener("click", async () => {
+    try {
+      choose(await api.sample(button.dataset.sample));
+    } catch (error) {
+      store.send("askFailed", { problem: error.problem });
+    }
+  });
 }
 
 document.addEventListener("paste", (event) => choose(event.clipboardData?.files[0]));
@@ -285,6 +438,25 @@ view.video.addEventListener("volumechange", () => {
 for (const name of ["timeupdate", "seeked"]) {
   view.video.addEventListener(name, () => store.state.phase === "succeeded" && view.drawHead());
 }
+view.video.addEventListener("error", showCopy);
+view.seek.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 0.1, ArrowUp: 0.1, ArrowLeft: -0.1, ArrowDown: -0.1 }[event.key];
+  const way = { PageUp: 1, PageDown: -1 }[event.key];
+  if (!step && !way) return;
+  event.preventDefault();
+  if (way) jumpBy(way);
+  else view.video.currentTime = Math.min(Number(view.seek.max), Math.max(0, view.video.currentTime + step));
+  view.drawHead();
+});
+hook("events").addEventListener("keydown", (event) => { // up and down go through the list, and to that moment
+  const way = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  const buttons = [...document.querySelectorAll("[data-at]")];
+  const next = way && buttons[buttons.indexOf(event.target.closest("[data-at]")) + way];
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+  view.video.currentTime = Number(next.dataset.at);
+});
 view.seek.addEventListener("input", () => {
   view.video.currentTime = Number(view.seek.value);
   view.drawHead();

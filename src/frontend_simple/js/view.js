@@ -1,10 +1,15 @@
 // Draws the state. Reads nothing back from the page and knows no network; people's text goes in by textContent only.
 
+import { createAdjust } from "./adjust.js";
+import { isExpired } from "./clips.js";
+import { heardAt } from "./edits.js";
 import * as jobs from "./job.js";
 import { createStrip, swell } from "./strip.js";
+import { createTabs } from "./tabs.js";
 import { bytes, clock, eventWords, kind, list, number, percent, problemWords, say, span, when } from "./words.js";
 
 const FIRST_EVENTS = 12;
+const WORKING = new Set(["attaching", "asking", "uploading", "queued", "running", "canceling"]);
 const hook = (name) => document.querySelector(`[data-${name}]`);
 
 function element(tag, text, attributes = {}) {
@@ -14,10 +19,19 @@ function element(tag, text, attributes = {}) {
   return made;
 }
 
-export function createView() {
-  const strip = createStrip(hook("strip"));
+/** on: onEdit(edits), onSeek(time_s), onPlay(time_s). */
+export function createView(on) {
   const video = hook("video");
   const seek = hook("seek");
+  const captions = createCaptions(video);
+  const adjust = createAdjust({ onEdit: on.onEdit, onPlay: on.onPlay, tell });
+  const strip = createStrip(hook("strip"), hook("marks"), { onPress: on.onSeek, onMove: adjust.move });
+  let tab = "heard";
+  let latest = null; // the state that was drawn last
+  const tabs = createTabs(hook("tabs"), (name) => {
+    tab = name;
+    if (latest) drawStrip(latest);
+  });
   let showAll = false;
   let peaks = null;
   let announced = ""; // the last stage or quarter that was spoken
@@ -29,18 +43,23 @@ export function createView() {
     const { phase } = state;
     document.body.dataset.phase = phase;
     for (const part of document.querySelectorAll("[data-show]")) part.hidden = !part.dataset.show.split(" ").includes(phase);
+    latest = state;
     if (before && state.job?.id !== before.job?.id) {
       showAll = false;
       peaks = null;
+      hook("spectrogram").hidden = true;
+      tabs.showFirst();
     }
+    for (const part of document.querySelectorAll("[data-owner]")) part.hidden = state.shared !== null;
+    for (const part of document.querySelectorAll("[data-guest]")) part.hidden = state.shared === null;
     drawLimits(state.limits);
     if (phase === "refused") drawRefusal(state);
     if (phase === "ready") {
       drawReady(state);
       if (state.models !== before?.models || phase !== before?.phase) drawOptions(state);
     }
-    if (["attaching", "uploading", "queued", "running", "canceling"].includes(phase)) drawWork(state);
-    if (phase === "succeeded") drawResult(state);
+    if (WORKING.has(phase)) drawWork(state);
+    if (phase === "succeeded") drawResult(state, !before || before.job !== state.job);
     if (["failed", "canceled", "expired", "missing"].includes(phase)) drawProblem(state);
     drawStrip(state);
     document.title = titleOf(state);
@@ -82,7 +101,7 @@ export function createView() {
     hook("refusal-hint").textContent = words.hint;
   }
 
-  function drawReady({ facts }) {
+  function drawReady({ facts, limits }) {
     hook("ready-name").textContent = facts.name;
     const rows = facts.playable
       ? [["length", clock(facts.duration_s, true)], ["picture", `${facts.width} × ${facts.height}`], ["size", bytes(facts.bytes)]]
@@ -92,7 +111,9 @@ export function createView() {
       row.append(element("dt", say(`facts.${name}`)), element("dd", value));
       return row;
     }));
-    hook("plan").textContent = facts.playable ? say("plan", { duration: clock(facts.duration_s, true) }) : say("planUnknown");
+    const plan = facts.playable ? say("plan", { duration: clock(facts.duration_s, true) }) : say("planUnknown");
+    const kept_s = limits?.retention_s ?? limits?.result_ttl_s;
+    hook("plan").textContent = kept_s ? `${plan} ${say("planKept", { time: span(kept_s) })}` : plan;
   }
 
   // ---- while it works -------------------------------------------------------------------------------------------
@@ -108,7 +129,7 @@ export function createView() {
     hook("percent").textContent = share === null ? "" : percent(share);
     hook("lost").hidden = state.connected;
     drawStages(phase, progress);
-    document.querySelector("[data-action=cancel]").disabled = phase === "canceling" || phase === "attaching";
+    document.querySelector("[data-action=cancel]").disabled = ["canceling", "attaching", "asking"].includes(phase);
   }
 
   function workLine(phase, upload, queue, progress) {
@@ -144,11 +165,12 @@ export function createView() {
 
   // ---- the result -----------------------------------------------------------------------------------------------
 
-  function drawResult(state) {
+  function drawResult(state, fresh) {
     const { job } = state;
     const report = job.report ?? {};
     const events = report.events ?? [];
-    hook("result-title").textContent = say("result");
+    hook("result-title").textContent = say(state.shared ? "resultShared" : "result");
+    hook("kept").textContent = job.expires_at ? say("kept", { when: when(job.expires_at) }) : "";
     const known = { name: job.filename ?? nameOf(state), seed: number(report.seed ?? 0), kind: report.category && kind(report.category) };
     const sure = report.category_confidence;
     hook("result-line").textContent = !report.category ? say("resultLine", known)
@@ -160,6 +182,19 @@ export function createView() {
     hook("notes").hidden = notes.length === 0;
     hook("notes").replaceChildren(...notes.map((note) => element("li", note)));
     seek.max = report.duration_s ?? video.duration ?? 1;
+    if (fresh) captions.fill(events, report.duration_s);
+    adjust.draw(state);
+    drawShare(state);
+    document.querySelector("[data-action=copy-words]").dataset.words = [hook("result-line").textContent, hook("events-line").textContent,
+      ...events.map((event) => `${clock(event.time_s, true)} ${eventWords(event)}`), ...notes].join("\n");
+  }
+
+  function drawShare({ share }) {
+    hook("share-line").textContent = share
+      ? say("shareOn", { when: share.expires_at ? when(share.expires_at) : "" }) : say("shareOff");
+    hook("link").hidden = !share;
+    hook("share-link").value = share ? new URL(share.url, document.baseURI).href : "";
+    document.querySelector("[data-action=share]").hidden = Boolean(share);
   }
 
   function drawEvents(events) {
@@ -182,14 +217,14 @@ export function createView() {
     more.textContent = say("allEvents", { count: number(events.length) });
   }
 
-  function drawProblem({ phase, problem, file, limits }) {
-    const code = { canceled: file ? "canceled" : "canceledAway", expired: "gone", missing: "not_found" }[phase];
-    const words = problemWords(code ? { ...problem, code } : problem, limits);
+  function drawProblem({ phase, problem, file, limits, job, ask, shared, until }) {
+    const code = { canceled: file || job ? "canceled" : "canceledAway", expired: "gone", missing: shared ? "share_gone" : "not_found" }[phase];
+    const words = problemWords(code ? { ...problem, code, until } : problem, limits);
     hook("problem-title").textContent = words.title;
     hook("problem-detail").textContent = words.detail;
     hook("problem-hint").textContent = words.hint;
     hook("problem-request").textContent = words.request;
-    document.querySelector("[data-action=retry]").hidden = !file;
+    document.querySelector("[data-action=retry]").hidden = !file && !((phase === "failed" || phase === "canceled") && (job || ask));
   }
 
   // ---- the strip ------------------------------------------------------------------------------------------------
@@ -202,7 +237,10 @@ export function createView() {
     seek.hidden = !done;
     if (done) drawHead();
     else strip.draw(phase === "uploading" ? null : swell(share), share);
-    strip.mark(done && duration ? (job.report.events ?? []).map((event) => event.time_s / duration) : []);
+    const moving = tab === "adjust" && state.edits;
+    strip.mark(!done || !duration ? [] : moving
+      ? state.edits.moments.map((moment) => ({ key: moment.key, time_s: heardAt(state.edits, moment) }))
+      : (job.report.events ?? []).map((event, key) => ({ key, time_s: event.time_s })), duration, Boolean(moving));
     hook("tick-left").textContent = duration ? clock(0) : "";
     hook("tick-middle").textContent = duration ? clock(duration / 2, true) : "";
     hook("tick-right").textContent = duration ? clock(duration, true) : "";
@@ -212,7 +250,10 @@ export function createView() {
   function drawHead() {
     const duration = Number(seek.max) || 1;
     seek.value = video.currentTime;
-    seek.setAttribute("aria-valuetext", say("valueText", { time: clock(video.currentTime, true), duration: clock(duration, true) }));
+    const near = latest?.job?.report?.events?.find((event) => Math.abs(event.time_s - video.currentTime) < 0.05);
+    seek.setAttribute("aria-valuetext", [say("valueText", { time: clock(video.currentTime, true), duration: clock(duration, true) }),
+      near && eventWords(near)].filter(Boolean).join(": "));
+    adjust.now(video.currentTime);
     strip.draw(peaks, video.currentTime / duration);
   }
 
@@ -274,7 +315,7 @@ export function createView() {
     if (!free) return;
     const target = {
       ready: document.querySelector("[data-action=generate]"), refused: hook("refusal-title"), uploading: hook("work-title"),
-      attaching: hook("work-title"), succeeded: hook("result-title"), failed: hook("problem-title"),
+      attaching: hook("work-title"), asking: hook("work-title"), succeeded: hook("result-title"), failed: hook("problem-title"),
       canceled: hook("problem-title"), expired: hook("problem-title"), missing: hook("problem-title"), idle: hook("file"),
     }[phase] ?? (was === "attaching" || here?.closest("[hidden]") ? hook("work-title") : null);
     target?.focus();
@@ -286,11 +327,14 @@ export function createView() {
     hook("clips").hidden = clips.length === 0;
     hook("clip-list").replaceChildren(...clips.map((clip) => {
       const row = element("li");
-      const state = say(`clip.${clip.state}`) ?? clip.state ?? "";
+      const gone = isExpired(clip);
+      const state = gone ? say("clip.expired") : say(`clip.${clip.state}`) ?? clip.state ?? "";
+      const until = !clip.expires_at ? when(clip.created_at)
+        : gone ? when(clip.expires_at) : say("clipKept", { when: when(clip.expires_at) });
       const link = element("a", undefined, { href: `#job=${encodeURIComponent(clip.id)}` });
       if (clip.id === currentId) link.setAttribute("aria-current", "true");
       link.append(element("span", clip.filename || clip.id, { class: "name" }),
-        element("span", [state, clip.seed ? say("clipTake", { seed: clip.seed }) : "", when(clip.created_at)].filter(Boolean).join(" · "),
+        element("span", [state, clip.seed ? say("clipTake", { seed: clip.seed }) : "", until].filter(Boolean).join(" · "),
           { class: "meta" }));
       const forget = element("button", say("forget"), { type: "button", class: "button small", "data-forget": clip.id });
       forget.setAttribute("aria-label", say("forgetNamed", { name: clip.filename || clip.id }));
@@ -300,20 +344,54 @@ export function createView() {
   }
 
   return {
-    draw, drawClips, drawHead, show, video, seek,
+    draw, drawClips, drawHead, show, tell, video, seek,
+    /** BARS levels of the sound. */
     setPeaks(found) {
       peaks = found;
       drawHead();
+    },
+    setSpectrogram(url) {
+      const picture = hook("spectrogram");
+      picture.onload = () => { picture.hidden = latest?.phase !== "succeeded"; };
+      picture.src = url;
+    },
+    setCode(text) {
+      hook("code").textContent = text;
+    },
+    setShareProblem(problem) {
+      hook("share-problem").textContent = problem ? [problemWords(problem).title, problemWords(problem).hint].join(". ") : "";
     },
     showAllEvents(state) {
       showAll = true;
       drawEvents(state.job.report?.events ?? []);
       document.querySelectorAll("[data-at]")[FIRST_EVENTS]?.focus();
     },
-    setDownload(url, filename) {
-      const link = hook("download");
-      link.href = url;
-      link.download = filename;
+    /** files: {download: [url, filename], "download-sound": ..., "download-copy": ...}; what is not named is not offered. */
+    setDownloads(files) {
+      for (const name of ["download", "download-sound", "download-copy"]) {
+        const link = hook(name);
+        link.hidden = !files[name];
+        if (files[name]) [link.href, link.download] = files[name];
+      }
+      hook("copy-note").hidden = !files["download-copy"];
+    },
+  };
+}
+
+/** The events as captions of the video: whoever does not hear it reads "[drum hit, loud]" where it sounds. */
+function createCaptions(video) {
+  let track = null;
+  return {
+    fill(events, duration_s) {
+      track ??= video.addTextTrack("captions", say("captions"), document.documentElement.lang);
+      const mode = track.mode === "disabled" ? "hidden" : track.mode;
+      track.mode = "hidden"; // a disabled track has no cues
+      for (const cue of [...(track.cues ?? [])]) track.removeCue(cue);
+      events.forEach((event, i) => {
+        const end_s = Math.min(event.time_s + 1.2, events[i + 1]?.time_s ?? duration_s ?? Infinity);
+        track.addCue(new VTTCue(event.time_s, Math.max(event.time_s + 0.2, end_s), `[${eventWords(event)}]`));
+      });
+      track.mode = mode;
     },
   };
 }

@@ -1,6 +1,7 @@
 // All sentences of the page come from here. English static text stands in index.html (`data-t`, `data-t-label`), the rest
 // in texts/<language>.js. A text is a string with {names}, or a function of the values.
 
+import { loudnessOf } from "./edits.js";
 import de from "./texts/de.js";
 import en from "./texts/en.js";
 
@@ -65,9 +66,12 @@ export function clock(seconds, tenths = false) {
   return `${Math.floor(whole / 60)}:${rest}`;
 }
 
-/** 0.5 -> "0.5 seconds", 120 -> "2 minutes", 90 -> "90 seconds". */
+const UNITS = [["day", 86_400], ["hour", 3600], ["minute", 60]];
+
+/** 0.5 -> "0.5 seconds", 120 -> "2 minutes", 90 -> "90 seconds", 86400 -> "1 day". */
 export function span(seconds) {
-  const [unit, value] = seconds >= 60 && seconds % 60 === 0 ? ["minute", seconds / 60] : ["second", seconds];
+  const [unit, length] = UNITS.find(([, size]) => seconds >= size && seconds % size === 0) ?? ["second", 1];
+  const value = seconds / length;
   return number(value, { style: "unit", unit, unitDisplay: "long", maximumFractionDigits: 1 });
 }
 
@@ -82,9 +86,8 @@ export const kind = (name) => say(`kinds.${name}`) ?? String(name).replaceAll("_
 
 /** {time_s, kind, strength, confidence} -> "drum hit, loud, sure". */
 export function eventWords({ kind: name, strength, confidence }) {
-  const loudness = strength < 0.34 ? "soft" : strength < 0.67 ? "medium" : "loud";
   const surety = confidence < 0.4 ? "guess" : confidence < 0.7 ? "likely" : "sure";
-  return [kind(name), say(`loudness.${loudness}`), say(`surety.${surety}`)].join(", ");
+  return [kind(name), say(`loudness.${loudnessOf(strength)}`), say(`surety.${surety}`)].join(", ");
 }
 
 /** A problem, the browser's own refusal or the server's, as {title, detail, hint, request}. */
@@ -107,6 +110,7 @@ const OURS = new Set(["internal", "processing_failed", "bad_artifact", "unexpect
 function problemValues(problem, limits) {
   return {
     detail: problem.detail ?? "",
+    until: problem.until ? when(problem.until) : "",
     size: problem.bytes ? bytes(problem.bytes) : "",
     duration: problem.duration_s !== undefined ? clock(problem.duration_s, true) : "",
     picture: problem.width ? `${problem.width} × ${problem.height}` : "",
