@@ -3,8 +3,8 @@
 The TSN streams of the shipped bundle are trained on renders, which show when and how things move but not what real
 drums or keyboards look like. EfficientNet-Lite0 (Tan & Le 2019, Lite variant: ReLU6, no squeeze-and-excitation)
 trained on ImageNet knows that. Its thousand classes name some of our kinds outright ("drumstick", "typewriter
-keyboard"); where none of those is seen, a head trained on renders, also recoloured and cropped ones, decides. Segment consensus is TSN's: the mean over
-snippets spread over the clip.
+keyboard"); where none of those is seen, a head trained on renders, also recoloured and cropped ones, decides. Segment
+consensus is TSN's: the mean over snippets spread over the clip.
 """
 
 from __future__ import annotations
