@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from tests.deployment.engine import CannotRun, Engine, cache_dir, running_engine
+from tests.deployment.engine import CannotRun, Engine, running_engine
+from tests.deployment.tools import CACHE
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     try:
-        started = running_engine(cache_dir())
+        started = running_engine(CACHE)
         running = started.__enter__()
     except CannotRun as exc:
         if os.environ.get("CI"):

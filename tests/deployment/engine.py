@@ -2,9 +2,9 @@
 
 `dockerd` runs in network, mount and process namespaces of its own. Its way out is slirp4netns, a user-space NAT, so the
 machine's iptables, sysctls, routes and mounts are never touched; when the namespaces' first process ends, everything in
-them ends. Images and layers are kept between runs in the cache folder (S2S_DEPLOY_CACHE, ~/.cache/s2s-deploy).
+them ends. Images and layers are kept between runs in the cache folder.
 
-    with running_engine(cache_dir()) as engine:
+    with running_engine(tools.CACHE) as engine:
         engine.docker("run", "--rm", "local/python", "python", "-V")
         with engine.published(8080) as port: ...           # a port of the namespace, on the machine's 127.0.0.1
         subprocess.run(engine.inside("ip", "addr"))        # any command, in the namespaces
@@ -42,11 +42,6 @@ PREFIX = "s2s-engine-"  # of everything that a run leaves where others can see i
 
 class CannotRun(RuntimeError):
     """This machine cannot run the engine; the message says what is missing."""
-
-
-def cache_dir() -> Path:
-    """Where images, base systems and tools stay between runs: outside of the checkout."""
-    return Path(os.environ.get("S2S_DEPLOY_CACHE") or Path.home() / ".cache" / "s2s-deploy")
 
 
 def wait_for(what: str, ready: Callable[[], bool], within_s: float, every_s: float = 0.2) -> None:
