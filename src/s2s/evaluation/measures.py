@@ -35,21 +35,17 @@ def placement(reference_s: np.ndarray, onsets_s: np.ndarray, motion_s: np.ndarra
 def onset_ap(reference_s: np.ndarray, onsets_s: np.ndarray, waveform: np.ndarray) -> float:
     """Average precision of onsets ranked by their strength, 0.1 s around each true one (CondFoleyGen, Du et al. 2023).
 
-    A true onset that nothing answers counts as a positive of no confidence, so that silence scores low.
+    The mean over the true onsets of the precision at the rank where each was found; 0 for one that was not found.
     """
     if not len(reference_s):
         return float("nan")
-    from sklearn.metrics import average_precision_score
-
-    confidence = onset_confidence(onsets_s, waveform)
-    free, truth = list(np.asarray(reference_s, float)), np.zeros(len(onsets_s), bool)
-    for index in np.argsort(-confidence, kind="stable"):
+    free, precisions = list(np.asarray(reference_s, float)), []
+    for rank, index in enumerate(np.argsort(-onset_confidence(onsets_s, waveform), kind="stable"), start=1):
         near = [t for t in free if abs(t - onsets_s[index]) <= NEAR_S]
         if near:
             free.remove(min(near, key=lambda t: abs(t - onsets_s[index])))
-            truth[index] = True
-    labels = np.concatenate([truth, np.ones(len(free), bool)])
-    return float(average_precision_score(labels, np.concatenate([confidence, np.zeros(len(free))])))
+            precisions.append((len(precisions) + 1) / rank)
+    return sum(precisions) / len(reference_s)
 
 
 def onset_confidence(onsets_s: np.ndarray, waveform: np.ndarray) -> np.ndarray:
@@ -94,6 +90,12 @@ def likeness(true: np.ndarray, made: np.ndarray) -> dict:
         "mel_l1_db": 100 * float(np.abs(mel_spectrogram(true) - mel_spectrogram(made)).mean()),
         "multi_resolution_stft": float(stft),
     }
+
+
+def at_level_of(true: np.ndarray, made: np.ndarray) -> np.ndarray:
+    """`made` as loud (root mean square) as `true`: how far away the microphone stood is in no picture."""
+    level = float(np.sqrt((made.astype(np.float64) ** 2).mean()))
+    return made * np.float32(np.sqrt((true.astype(np.float64) ** 2).mean()) / level) if level > 1e-6 else made
 
 
 def envelope_correlation(true: np.ndarray, made: np.ndarray) -> float:

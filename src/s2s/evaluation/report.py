@@ -29,8 +29,8 @@ MEASURES = {  # name in the JSON -> head of the column, decimals, what it says
     "av_align": ("AV-Align", 2, "overlap of onsets and peaks of motion, 100 ms"),
     "envelope_correlation": ("envelope correlation", 2, "Pearson, steps of 20 ms"),
     "offset_ms": ("offset, ms", 0, "median; + is late"),
-    "mel_l1_db": ("mel L1, dB", 1, "small is better"),
-    "multi_resolution_stft": ("multi-res. STFT", 2, "small is better"),
+    "mel_l1_db": ("mel L1, dB", 1, "small is better; at the level of the true sound"),
+    "multi_resolution_stft": ("multi-res. STFT", 2, "small is better; at the level of the true sound"),
 }
 EXAMPLES = 8
 COLOURS = {OURS: "#0b6e4f", TRUE: "#444444"}
@@ -47,7 +47,8 @@ th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right
 th:first-child, td:first-child {{ text-align: left; white-space: nowrap }}
 tr.ours td {{ font-weight: 600; background: #e9f5f0 }}
 .clips {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(34rem, 1fr)); gap: 1.5rem }}
-video {{ width: 48%; background: #000 }} audio {{ height: 2rem; vertical-align: middle; width: 60% }}
+.films {{ display: flex; gap: .5rem }} .films div {{ flex: 1 }} video {{ width: 100% }}
+ audio {{ height: 2rem; vertical-align: middle; width: 60% }}
 img {{ max-width: 100% }} figure {{ margin: 0 }} small {{ color: #555 }}
 </style></head><body>
 <h1>{escape(bundle_name)} on {escape(set_name)}</h1>
@@ -138,7 +139,7 @@ def _clip(row: dict, out: Path) -> str:
     films = "".join(_film(Path(row["video"]), sounds[system], system) for system in (OURS, TRUE))
     said = f"seen: {row['category']}; true: {row['kind'] or '-'}; heard as: {row['named'].get(OURS, '-')}"
     skill = _figure(score.get("lag_corrected_skill"), 2)
-    return f"""<figure>{films}{_image(_timeline_plot(row, sounds), "Waveforms and events")}
+    return f"""<figure><div class="films">{films}</div>{_image(_timeline_plot(row, sounds), "Waveforms and events")}
 <figcaption><b>{escape(row["clip"])}</b>: {escape(said)}; lag-corrected skill {skill}</figcaption>
 <details><summary>The other systems</summary>{others}</details></figure>"""
 
@@ -151,7 +152,8 @@ def _film(video: Path, sound: np.ndarray, system: str) -> str:
         except ProcessingError:
             return f"<p>{escape(system)}: no player could be made.</p>"
         data = base64.b64encode(path.read_bytes()).decode()
-    return f"<video controls preload=none title='{escape(system)}' src='data:video/mp4;base64,{data}'></video> "
+    return f"""<div><small>{escape(system)}</small><br>
+<video controls preload=metadata src='data:video/mp4;base64,{data}'></video></div>"""
 
 
 def _ogg(sound: np.ndarray) -> str:
@@ -215,6 +217,7 @@ def _timeline_plot(row: dict, sounds: dict[str, np.ndarray]):
                 axis.axvline(moment, color=style[0], ls=style[1:], lw=0.9)
         axis.set_ylabel(system, fontsize=7)
         axis.set_yticks([])
+        axis.set_ylim(-1, 1)
         axis.set_xlim(0, row["duration_s"])
     axes[0, 0].set_title("dotted: true moments; red: events of the bundle", fontsize=8)
     return figure

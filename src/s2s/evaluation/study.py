@@ -29,7 +29,7 @@ from s2s.evaluation.alignment import detect_onsets
 from s2s.evaluation.baselines import motion_energy, peaks_of_energy
 from s2s.evaluation.files import sound_of
 from s2s.evaluation.kinds import KindJudge
-from s2s.evaluation.measures import clicks, frechet_distance, likeness, onset_ap, placement
+from s2s.evaluation.measures import at_level_of, clicks, frechet_distance, likeness, onset_ap, placement
 from s2s.media.mux import add_sound
 from s2s.media.probe import probe
 from s2s.media.video import decode_frames
@@ -147,7 +147,7 @@ def run_study(
         for system, sound in sounds.items():
             soundfile.write(out / "sounds" / f"{clip.name}.{SYSTEMS.index(system)}.flac", sound, RATE)
             heard = np.zeros(0) if system == OURS and not made.events else detect_onsets(sound)
-            measured = likeness(clip.sound, sound)
+            measured = likeness(clip.sound, at_level_of(clip.sound, sound))
             if len(clip.onsets_s):
                 measured |= placement(clip.onsets_s, heard, looks[index].peaks_s, clip.duration_s)
                 measured["onset_ap"] = onset_ap(clip.onsets_s, heard, sound)
