@@ -24,7 +24,7 @@ QUIET_REASONS = {"ContainerCreating", "PodInitializing"}  # on their way, not in
 
 @dataclass(frozen=True)
 class Service:
-    """One Deployment or StatefulSet. `image`: tag or first digits of a digest. `why`: what keeps it from being ready."""
+    """One Deployment or StatefulSet. `image`: tag or first digits of a digest. `why`: what keeps it from ready."""
 
     name: str
     ready: int
