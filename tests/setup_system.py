@@ -2,8 +2,8 @@
 
 `make test` asks for those of its tests, `make test-deploy` (argument: deploy) for a Docker engine and what it needs.
 
-Chromium drives the browser tests, PostgreSQL the tests of a shared job table. Where they are missing and cannot be
-installed, those tests are skipped with the reason, except in continuous integration (CI=true), where that is a failure.
+Chromium drives the browser tests, PostgreSQL the tests of a shared job table, strace
+sees which files a gateway opens. Where they are missing and cannot be installed, those tests are skipped with the reason, except in continuous integration (CI=true), where that is a failure.
 """
 
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 
 PACKAGES = {  # Debian package -> how to see that it is there
     "chromium": lambda: shutil.which("chromium") or shutil.which("google-chrome"),
+    "strace": lambda: shutil.which("strace"),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
 }
 DEPLOYMENT_PACKAGES = {  # a Docker engine that is started by hand, a registry, base systems, ssh
