@@ -2,8 +2,9 @@
 
 `make test` asks for those of its tests, `make test-deploy` (argument: deploy) for a Docker engine and what it needs.
 
-Chromium drives the browser tests, PostgreSQL the tests of a shared job table, strace
-sees which files a gateway opens. Where they are missing and cannot be installed, those tests are skipped with the reason, except in continuous integration (CI=true), where that is a failure.
+Chromium drives the browser tests, PostgreSQL the tests of a shared job table, strace sees which files a gateway opens.
+Where they are missing and cannot be installed, those tests are skipped with the reason, except in continuous
+integration (CI=true), where that is a failure.
 """
 
 import os
