@@ -35,6 +35,8 @@ from s2s.media.cut import clip_rate, clip_size, cut_clip
 from s2s.media.probe import probe
 
 log = logging.getLogger(__name__)
+_silent = logging.getLogger("s2s.data.yt_dlp")
+_silent.setLevel(logging.CRITICAL + 1)
 
 YOUTUBE = "https://www.youtube.com/watch?v={id}"
 CLIP_S = 10.0
@@ -328,7 +330,7 @@ class Downloader:
             "quiet": True,
             "noprogress": True,
             "no_warnings": True,
-            "logger": logging.getLogger("s2s.data.yt_dlp"),
+            "logger": _silent,  # reasons are told in the rows
             "retries": 0,
             "socket_timeout": 20,
             "max_filesize": settings().cli_max_bytes,

@@ -1,0 +1,69 @@
+"""Is a new bundle better than the one that is served? If so it becomes the current one of a store of bundles.
+
+STORE/NAME-SHA8/        a bundle, never changed once it is there
+STORE/current.json      {"bundle": its folder, "metrics": ..., "why": ...}, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from s2s.bundle import read_manifest, verify_bundle
+from s2s.data.manifest import write_whole
+
+MARGIN = 0.02  # of strict skill on held-out renders: less is noise of some hundred clips
+KIND_SLACK = 0.03  # of kind accuracy that may be lost for it
+
+
+class Verdict(NamedTuple):
+    better: bool
+    why: str
+
+
+def compare(candidate: dict, served: dict | None) -> Verdict:
+    """By `metrics["rendered_held_out"]` of both: placed better by MARGIN, and kinds named no worse by KIND_SLACK."""
+    if served is None:
+        return Verdict(True, "nothing was served before")
+    new, old = (metrics.get("rendered_held_out") for metrics in (candidate, served))
+    if not new:
+        return Verdict(False, "the new bundle was not measured")
+    if not old:
+        return Verdict(True, "the served bundle was not measured")
+    gain = new["strict_skill"] - old["strict_skill"]
+    loss = old["kind_accuracy"] - new["kind_accuracy"]
+    said = f"strict skill {old['strict_skill']:.3f} -> {new['strict_skill']:.3f}, "
+    said += f"kind accuracy {old['kind_accuracy']:.3f} -> {new['kind_accuracy']:.3f}"
+    return Verdict(gain >= MARGIN and loss <= KIND_SLACK, said)
+
+
+def current(store: Path) -> Path | None:
+    """The bundle that is served from a store."""
+    pointer = store / "current.json"
+    return store / json.loads(pointer.read_text())["bundle"] if pointer.exists() else None
+
+
+def promote(bundle: Path, store: Path, *, force: bool = False) -> Verdict:
+    """Copies the bundle into the store and makes it the current one, if it is better (or `force`).
+
+    Raises ArtifactError when the bundle is not whole. Doing it twice changes nothing.
+    """
+    manifest = verify_bundle(bundle)
+    digest = hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()[:8]
+    home, served = store / f"{manifest.name}-{digest}", current(store)
+    if served == home:
+        return Verdict(True, "it is served already")
+    verdict = compare(manifest.metrics, read_manifest(served).metrics if served else None)
+    if not (verdict.better or force):
+        return verdict
+    if not home.exists():
+        part = store / f".{home.name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(bundle, part)
+        part.rename(home)
+    pointer = {"bundle": home.name, "metrics": manifest.metrics, "why": verdict.why}
+    write_whole(store / "current.json", json.dumps(pointer, indent=1) + "\n")
+    return Verdict(True, verdict.why if verdict.better else f"forced: {verdict.why}")
