@@ -15,7 +15,7 @@ from s2s.errors import ArtifactError, UpstreamUnavailable
 NAMESPACE = "s2s"
 GPU = "nvidia.com/gpu"
 METRICS = {
-    "queued": "s2s_queued_jobs",
+    "queued": 's2s_jobs{state="queued"}',
     "running": "s2s_running_jobs",
     "oldest_queued_s": "s2s_oldest_queued_job_seconds",
 }
@@ -130,7 +130,7 @@ def read_queue(metrics: str) -> dict[str, float]:
     """The gateway's counts of the queue, out of Prometheus' text format."""
     found = {}
     for name, metric in METRICS.items():
-        if match := re.search(rf"^{metric}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE):
+        if match := re.search(rf"^{re.escape(metric)} (\S+)$", metrics, re.MULTILINE):
             found[name] = float(match[1])
     return found
 

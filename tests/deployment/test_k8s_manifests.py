@@ -21,6 +21,8 @@ from tests.deployment.manifests import (
 )
 from tests.deployment.tools import HERE, node_modules, run, tool
 
+from s2s.config import Settings
+
 VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 PLACEHOLDER = "sha256:" + "0" * 64
 CUSTOM = {
@@ -372,6 +374,13 @@ def _cores(text: str) -> float:
 
 def _gib(text: str) -> float:
     return float(text[:-2]) * {"Ki": 2**-20, "Mi": 2**-10, "Gi": 1}[text[-2:]]
+
+
+@every_overlay
+def test_every_setting_is_one_that_the_service_knows(name):
+    known = {f"S2S_{field.upper()}" for field in Settings.model_fields}
+    for config in of_kind(overlay(name), "ConfigMap"):
+        assert {key for key in config["data"] if key.startswith("S2S_")} <= known
 
 
 def test_metrics_are_scraped_from_ports_that_exist():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from tests.deployment.manifests import named, overlay
+from tests.deployment.tools import ROOT
 
 from s2s.cluster import METRICS, describe, read_queue, reasons, short_image
 
 LABELS = {"app.kubernetes.io/name": "model-server"}
-METRICS_TEXT = """# HELP s2s_queued_jobs Jobs that wait
-s2s_queued_jobs 3.0
-s2s_running_jobs{replica="a"} 2
+METRICS_TEXT = """# HELP s2s_jobs Jobs in the table, by state
+s2s_jobs{state="queued"} 3.0
+s2s_jobs{state="running"} 2.0
+s2s_running_jobs 2.0
 s2s_oldest_queued_job_seconds 41.5
 """
 
@@ -87,3 +89,6 @@ def test_the_status_and_the_scaling_rules_read_the_same_metrics():
     assert METRICS["oldest_queued_s"] in text
     assert METRICS["running"] in text
     assert read_queue("nothing here") == {}
+    gateway = (ROOT / "src/api_service/api/metrics.py").read_text()
+    for metric in METRICS.values():
+        assert f'"{metric.split("{")[0]}"' in gateway, "the gateway counts this"

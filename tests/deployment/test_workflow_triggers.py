@@ -239,7 +239,7 @@ def test_images_are_pushed_after_the_scan_signed_and_deployed_by_digest(deployme
     )
     deployed = [call for call in calls if call.startswith("ansible-playbook update-k8s-cluster.yml")]
     assert len(deployed) == 2, "staging and production"
-    assert all("k8s_digests_dir=" in call for call in deployed)
+    assert all("k8s_apply_digests_file=" in call for call in deployed)
 
 
 def test_nothing_is_deployed_when_the_tests_fail(act):
