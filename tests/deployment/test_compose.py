@@ -143,7 +143,7 @@ def test_the_page_comes_with_the_gateways_security_headers_and_metrics_stay_insi
     for name in ("Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy", "Permissions-Policy"):
         assert page.headers[name] == gateway.headers[name], name
     assert "nginx/" not in page.headers["server"]
-    assert http.get("/js/main.js").headers["content-type"].startswith("text/javascript")
+    assert "javascript" in http.get("/js/main.js").headers["content-type"]
     assert http.get("/metrics").status_code == 404
     assert http.get("/api/v1/limits").json() == http.get("/v1/limits").json()
 
