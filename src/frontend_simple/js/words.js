@@ -78,7 +78,8 @@ export function span(seconds) {
 export function when(iso) {
   const date = new Date(iso);
   if (Number.isNaN(date.getTime())) return "";
-  return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(date);
+  const here = navigator.languages.find((tag) => tag.split("-")[0] === language) ?? language; // en-GB: day before month
+  return new Intl.DateTimeFormat(here, { dateStyle: "medium", timeStyle: "short" }).format(date);
 }
 
 /** "drum_hit" -> "drum hit": names of categories are the bundle's, only their spelling is made readable. */
