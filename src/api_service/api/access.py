@@ -204,6 +204,8 @@ class Gatekeeper:
         origin = request.headers.get("origin")
         if request.method in SAFE_METHODS or origin is None or origin.rstrip("/") in self._origins:
             return
+        if request.headers.get("sec-fetch-site") == "same-origin":  # a browser's word; proxies may change Host
+            return
         if urlsplit(origin).netloc != request.headers.get("host"):
             raise InputError("Pages of other sites may not do this.", code="cross_site", hint="See S2S_CORS_ORIGINS.")
 

@@ -244,6 +244,8 @@ async def test_pages_of_other_sites_cannot_act(gateway, clip, config, model_serv
     answer = await gateway.post("/v1/jobs", files=files, headers={"Origin": "https://evil.example"})
     assert (answer.status_code, answer.json()["code"]) == (403, "cross_site")
     assert (await gateway.post("/v1/jobs", files=files, headers={"Origin": "null"})).status_code == 403
+    behind = {"Origin": "https://public.example", "Sec-Fetch-Site": "same-origin"}  # a proxy that changes Host
+    assert (await gateway.post("/v1/jobs", files=files, headers=behind)).status_code == 202
     own = str(gateway.base_url).rstrip("/")
     assert (await gateway.post("/v1/jobs", files=files, headers={"Origin": own})).status_code == 202
     allowed = config.model_copy(update={"cors_origins": "https://friend.example", "data_dir": config.data_dir / "2"})
