@@ -31,6 +31,7 @@ def sounding_films(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(900)
 def test_a_bundle_on_a_folder_of_videos_makes_a_report_that_needs_nothing_else(sounding_films: Path, tmp_path: Path):
     bundle, report = make_tiny_bundle(tmp_path / "bundle"), tmp_path / "report"
     arguments = ["evaluate", "--bundle", bundle, "--set", sounding_films, "--report", report, "--no-kinds"]

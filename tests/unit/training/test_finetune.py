@@ -33,6 +33,7 @@ def own_videos(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(900)
 def test_a_folder_of_videos_makes_a_bundle_that_comes_closer_to_their_sound(own_videos: Path, tmp_path: Path):
     old = make_tiny_bundle(tmp_path / "old")
     manifest = fine_tune(old, own_videos, tmp_path / "new", kind="drum", config=SMALL, run_dir=tmp_path / "run")
