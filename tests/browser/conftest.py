@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from ball_clip import make_clip
 from chromium import is_there, launch
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from stand_in import Desk, create_stand_in, serve
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ def browser() -> Iterator[Browser]:
         started = launch(playwright)
         yield started
         started.close()
+
+
+expect.set_options(timeout=30_000)  # a busy machine of two cores
 
 
 class Watch:
