@@ -1,0 +1,181 @@
+"""Collection: dead links are told, nothing is done twice, memory is flat, a killed run ends with the same bytes."""
+
+import functools
+import http.server
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from tests.clips import film
+
+from s2s.data.collect import Downloader, Unfetched, Wanted, collect, read_rows, read_vas, read_vggsound
+from s2s.errors import InputError
+
+
+def csv_of(path: Path, n: int) -> Path:
+    path.write_text(
+        "".join(
+            f'vid{i:06d},{i % 300},"people marching, slowly",{"test" if i % 5 == 0 else "train"}\n' for i in range(n)
+        )
+    )
+    return path
+
+
+def every_third_is_gone(address: str, folder: Path) -> tuple[Path, str]:
+    if int(address[-6:]) % 3 == 0:
+        raise Unfetched("http_404", dead=True)
+    return folder / "source.mp4", "CC-BY"
+
+
+def cut_nothing(video: Path, target: Path, start_s: float, duration_s: float) -> float:
+    target.write_bytes(b"clip")
+    return duration_s
+
+
+def peak_bytes(csv: Path, out: Path) -> int:
+    tracemalloc.start()
+    collect(read_vggsound(csv, "http://here/{id}"), out, fetch=every_third_is_gone, cut=cut_nothing, workers=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.timeout(600)
+def test_ten_thousand_rows_are_collected_in_flat_memory_and_the_manifest_is_right(tmp_path):
+    few = peak_bytes(csv_of(tmp_path / "few.csv", 1000), tmp_path / "few")
+    many = peak_bytes(csv_of(tmp_path / "many.csv", 10_000), tmp_path / "many")
+    assert many < few + 1_000_000, (few, many)
+    rows = list(read_rows(tmp_path / "many"))
+    assert [row.id for row in rows] == [f"vid{i:06d}_{i % 300:06d}" for i in range(10_000)]
+    assert all((row.state == "dead") == (i % 3 == 0) for i, row in enumerate(rows))
+    assert rows[1].licence == "CC-BY"
+    assert rows[1].label == "people marching, slowly"
+    assert (rows[0].reason, rows[5].split, rows[6].split) == ("http_404", "test", "train")
+
+
+def test_what_could_not_be_reached_is_tried_again_and_what_is_dead_or_done_is_not(tmp_path):
+    asked = []
+
+    def fetch(address, folder):
+        asked.append(address)
+        if address == "http://x/c" and len(asked) < 4:
+            raise Unfetched("unreachable", dead=False)
+        if address == "http://x/b":
+            raise Unfetched("http_404", dead=True)
+        return folder / "source.mp4", "unknown"
+
+    def run():
+        wanted = (Wanted(name, f"http://x/{name}", 0.0, "drum", "train") for name in "abc")
+        return collect(wanted, tmp_path, fetch=fetch, cut=cut_nothing, workers=1)
+
+    assert run() == {"ok": 1, "dead": 1, "failed": 1}
+    assert run() == {"ok": 2, "dead": 1}
+    assert asked == ["http://x/a", "http://x/b", "http://x/c", "http://x/c"]
+
+
+def test_a_list_that_names_a_clip_twice_or_holds_a_bad_line_is_refused_by_name(tmp_path):
+    twice = (Wanted("a", "http://x/a", 0.0, "drum", "train") for _ in range(2))
+    with pytest.raises(InputError, match="twice"):
+        collect(twice, tmp_path / "out", fetch=every_third_is_gone, cut=cut_nothing)
+    bad = tmp_path / "bad.csv"
+    bad.write_text("abc,3,drum,train\nabc,four,drum,train\n")
+    with pytest.raises(InputError, match="Line 2"):
+        list(read_vggsound(bad))
+
+
+def test_both_layouts_of_vas_are_read_with_the_published_split(tmp_path):
+    for folder in ("videos/hammer", "dog/videos"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(130):
+            (tmp_path / folder / f"video_{i:05d}.mp4").touch()
+    found = list(read_vas(tmp_path))
+    test = {label: sum(one.split == "test" and one.label == label for one in found) for label in ("dog", "hammer")}
+    assert test == {"dog": 128, "hammer": 64}
+    assert next(one for one in found if one.label == "dog").split == "train"
+    assert len(list(read_vas(tmp_path, ["dog"]))) == 130
+
+
+class Site(http.server.SimpleHTTPRequestHandler):
+    busy = itertools.count()
+
+    def do_GET(self):
+        if self.path.startswith("/busy") and next(self.busy) < 2:
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    do_HEAD = do_GET  # as simple servers do
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def site(tmp_path):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    film(folder / "good.mp4", seconds=3, rate="25", sound=True)
+    (folder / "busy.mp4").write_bytes((folder / "good.mp4").read_bytes())
+    (folder / "damaged.mp4").write_bytes((folder / "good.mp4").read_bytes()[:5000])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Site, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_real_downloads_retry_a_busy_server_and_tell_dead_from_damaged(site, tmp_path):
+    wanted = (Wanted(name, f"{site}/{name}.mp4", 1.0, "drum", "train") for name in ("good", "busy", "damaged", "gone"))
+    fetch = Downloader(per_minute=6000, pause_s=0.01, tries=4)
+    counts = collect(wanted, tmp_path / "raw", fetch=fetch, workers=1)
+    rows = {row.id: row for row in read_rows(tmp_path / "raw")}
+    assert counts == {"ok": 2, "dead": 2}
+    assert rows["gone"].reason == "http_404"
+    assert rows["damaged"].state == "dead"
+    assert rows["good"].duration_s == pytest.approx(2.0, abs=0.05)
+    assert {path.stem for path in (tmp_path / "raw" / "clips").iterdir()} == {"good", "busy"}
+
+
+def test_downloads_start_no_faster_than_their_pace():
+    fetch, starts = Downloader(per_minute=600), []
+    fetch._download = lambda address, folder: starts.append(time.monotonic()) or (folder, "")
+    threads = [threading.Thread(target=fetch, args=("http://x", Path())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert min(b - a for a, b in itertools.pairwise(sorted(starts))) > 0.05  # asked: 0.1 s; threads wake late
+
+
+def vas_of(tmp_path: Path) -> Path:
+    folder = tmp_path / "vas" / "videos" / "hammer"
+    folder.mkdir(parents=True)
+    for i in range(4):
+        film(folder / f"video_{i:05d}.mp4", seconds=2 + i / 10, rate="25", sound=True)
+    return tmp_path / "vas"
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_collection_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    vas = vas_of(tmp_path)
+    command = [sys.executable, "-m", "s2s.cli", "data", "collect", "--vas", str(vas), "--workers", "1", "--out"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((killed / "clips").glob("*.mp4")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "collected.jsonl").exists()
+    for out in (killed, whole):
+        done = subprocess.run([*command, str(out)], check=True, capture_output=True, text=True)
+        assert json.loads(done.stdout.splitlines()[-1])["ok"] == 4
+    names = [path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.suffix in (".mp4", ".jsonl")]
+    assert len(names) == 5
+    assert all((killed / name).read_bytes() == (whole / name).read_bytes() for name in names)
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
