@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
+import jinja2
 import pytest
 import yaml
 from tests.deployment.manifests import (
@@ -19,12 +21,13 @@ from tests.deployment.manifests import (
     render,
     selects,
 )
-from tests.deployment.tools import HERE, node_modules, run, tool
+from tests.deployment.tools import HERE, ROOT, node_modules, run, tool
 
 from s2s.config import Settings
 
 VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 PLACEHOLDER = "sha256:" + "0" * 64
+OURS = ("api-service", "frontend", "model-server")
 CUSTOM = {
     "gateway.networking.k8s.io": "gateway-api/gateway.networking.k8s.io",
     "keda.sh": "keda/keda.sh",
@@ -138,10 +141,38 @@ def test_checkov_finds_nothing(name, tmp_path):
 
 
 @every_overlay
-def test_every_image_is_pinned_by_a_placeholder_that_no_registry_answers(name):
+def test_every_image_is_pinned_and_ours_by_a_placeholder_that_no_registry_answers(name):
     for workload in of_kind(overlay(name), *WORKLOADS):
         for container in containers_of(workload):
-            assert container["image"].endswith("@" + PLACEHOLDER), container["image"]
+            image, digest = container["image"].split("@")
+            assert re.fullmatch("sha256:[0-9a-f]{64}", digest)
+            assert digest == PLACEHOLDER or image not in OURS
+
+
+@every_overlay
+def test_a_deployment_puts_its_own_registry_and_digests_into_an_overlay(name, tmp_path):
+    """The template of the role k8s_apply, filled in, around the overlay."""
+    digest = "sha256:" + "5a" * 32
+    template = (ROOT / "deployment/roles/k8s_apply/templates/kustomization.yaml.j2").read_text()
+    text = (
+        jinja2.Environment(trim_blocks=True)
+        .from_string(template)
+        .render(
+            k8s_apply_overlay=name,
+            k8s_apply_domain="",
+            k8s_apply_namespace="s2s",
+            k8s_apply_config={"S2S_LOG_LEVEL": "DEBUG"},
+            k8s_apply_digests={image: f"registry.example/{image}@{digest}" for image in OURS},
+        )
+    )
+    shutil.copytree(K8S, tmp_path / "k8s")
+    folder = tmp_path / ".build" / name
+    folder.mkdir(parents=True)
+    (folder / "kustomization.yaml").write_text(text)
+    objects = list(yaml.safe_load_all(render(folder)))
+    images = {each["image"] for workload in of_kind(objects, *WORKLOADS) for each in containers_of(workload)}
+    assert {f"registry.example/{image}@{digest}" for image in OURS} <= images
+    assert "DEBUG" in {each["data"].get("S2S_LOG_LEVEL") for each in of_kind(objects, "ConfigMap")}
 
 
 @every_overlay
