@@ -43,7 +43,8 @@ STATUS_OF_CODE: dict[str, int] = {
     "too_short": 422, "picture_too_large": 422, "too_many_frames": 422, "external_reference": 422, "bad_output": 422,
     "unknown_category": 422, "not_found": 404, "method_not_allowed": 405, "not_ready": 409, "canceled": 409,
     "gone": 410, "unsupported_media_type": 415, "bad_artifact": 500, "processing_failed": 500, "internal": 500,
-    "worker_lost": 502, "upstream_failed": 502, "upstream_busy": 503, "upstream_unavailable": 503, "queue_full": 503,
+    "worker_lost": 502, "upstream_failed": 502, "unfetched": 502,
+    "upstream_busy": 503, "upstream_unavailable": 503, "queue_full": 503,
     "upstream_timeout": 504, "bad_range": 416, "key_required": 401, "bad_key": 401, "forbidden": 403, "cross_site": 403,
     "too_slow": 408, "rate_limited": 429, "storage_full": 503, "too_many_uploads": 503,
 }

@@ -139,6 +139,7 @@ export function followJob(id, on) {
     clearTimeout(timer);
     source?.close();
     window.removeEventListener("online", ask);
+    window.removeEventListener("offline", ask);
   }
   function later(act, ms) {
     clearTimeout(timer);
@@ -196,6 +197,7 @@ export function followJob(id, on) {
   }
 
   window.addEventListener("online", ask);
+  window.addEventListener("offline", ask); // an open stream may stay silent for minutes before it breaks
   listen();
   return stop;
 }

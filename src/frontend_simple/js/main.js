@@ -212,6 +212,10 @@ let files = {};
 function showCopy() {
   const { phase, job } = store.state;
   if (phase !== "succeeded" || view.video.hidden) return;
+  if (!navigator.onLine) { // no wonder: it could not be fetched
+    window.addEventListener("online", () => view.video.load(), { once: true });
+    return;
+  }
   if (files["download-copy"]) return view.show(null, { why: say("noPreview") }); // not even the copy
   const copy = api.resultUrl(place, { h264: true });
   files["download-copy"] = [copy, resultName(job, "mp4", "-h264")];
