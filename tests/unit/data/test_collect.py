@@ -1,7 +1,7 @@
 """Collection: dead links are told, nothing is done twice, memory is flat, a killed run ends with the same bytes."""
 
-import gc
 import functools
+import gc
 import http.server
 import itertools
 import json
