@@ -113,7 +113,7 @@ def test_cancel_is_heard_at_once_and_the_next_clip_works(stack, open_page, silen
 
 def test_offline_the_work_goes_on_and_the_page_catches_up(stack, open_page, tmp_path, watch):
     watch.allowed += ["ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"]
-    clip = make_clip(tmp_path / "ten.mp4", 10.0, (160, 90))
+    clip = make_clip(tmp_path / "thirty.mp4", 30.0, (160, 90))
     page = open_page(stack.url)
     page.set_input_files("[data-file]", clip)
     expect_phase(page, "ready")
