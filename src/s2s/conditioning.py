@@ -1,11 +1,11 @@
 """Events and kinds as the explicit conditioning of RegNet's encoder and decoder, and takes as its z.
 
 Passing timing through visual features alone loses it (an L1-trained decoder answers with the median of all the
-moments it finds possible), so what the timing net and the TSN streams decided is said outright:
+moments it finds possible), so what the timing net and the recogniser decided is said outright:
 
 - `condition`: per feature frame, `mel_per_frame` values for each of the event curves below, then one value per kind.
-- `take_code`: which instance of a kind (which drum, how large) sounds. REGNET's z is drawn from N(0, 1); here it is a
-  fixed N(0, 1) code of (kind, material) plus the size, so that one z is one instrument and not the average of all.
+- `take_code`: which instrument (which drum, how large) sounds. REGNET's z is drawn from N(0, 1); here it is a fixed
+  N(0, 1) code of the take's name, so that one z is one instrument and not the average of all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import numpy as np
 from s2s.events import SoundEvent
 from s2s.spec import ClipSpec
 
-DECAYS_S = (0.08, 0.4, 1.6)  # how long ago the last event was, at three speeds: attack, body, tail
+DECAYS_S = (0.015, 0.04, 0.1, 0.25, 0.6, 1.5)  # from the click of a contact to the ring of a bell
+FALL_NEPERS = 7.0  # 61 dB: how far a curve falls before it is zero
+SOFT_NEPERS = 2.5  # 22 dB: how far under the hardest hit the softest one starts
 CURVES = 1 + len(DECAYS_S)
-MATERIALS = 24  # takes of each kind that the shipped bundle was trained on
 
 
 def condition_dim(spec: ClipSpec, n_kinds: int) -> int:
@@ -32,7 +33,8 @@ def condition(events: Sequence[SoundEvent], kinds: np.ndarray, n_frames: int, sp
     """Events with times in seconds, kinds float (K,) probabilities -> float32 (n_frames, condition_dim).
 
     Curve 0 holds the strength of an event, shared between the two mel frames next to its moment, so that a hit can be
-    placed between two frames. The others jump to the strength at the event and decay.
+    placed between two frames. The others are the logarithm of exponential decays, scaled to 0 .. 1: straight lines
+    that start at the event, higher for a harder one. Log-mel of what rings falls just so.
     """
     n_mel = spec.n_mel_frames(n_frames)
     rate = float(spec.mel.frame_rate)
@@ -46,25 +48,23 @@ def condition(events: Sequence[SoundEvent], kinds: np.ndarray, n_frames: int, sp
         late = position - frame
         curves[0, frame] += event.strength * (1 - late)
         curves[0, frame + 1] += event.strength * late
+        start = 1 - (1 - event.strength) * SOFT_NEPERS / FALL_NEPERS
         since = frame_times[frame:] - event.time_s
         for row, decay_s in enumerate(DECAYS_S, start=1):
-            tail = event.strength * np.exp(-np.maximum(since, 0) / decay_s)
-            tail[since < 0] *= 1 - late  # the frame that the hit falls into already hears part of it
-            curves[row, frame:] = np.maximum(curves[row, frame:], tail)
+            line = start - np.maximum(since, 0) / (decay_s * FALL_NEPERS)
+            line[since < 0] *= 1 - late  # the frame that the hit falls into already hears part of it
+            curves[row, frame:] = np.maximum(curves[row, frame:], line)
     folded = curves[:, :n_mel].reshape(CURVES, n_frames, spec.mel_per_frame).transpose(1, 0, 2).reshape(n_frames, -1)
     return np.concatenate([folded, np.tile(kinds.astype(np.float32), (n_frames, 1))], axis=1)
 
 
-def take_code(kind: str, material: int, size: float, z_dim: int) -> np.ndarray:
-    """float32 (z_dim,): N(0, 1) code of one instance of a kind; the last entry is its size (0 .. 1), scaled to +-2."""
-    digest = hashlib.blake2b(f"{kind}/{material}".encode(), digest_size=16).digest()
-    code = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).standard_normal(z_dim)
-    code[-1] = 4 * size - 2
-    return code.astype(np.float32)
-
-
-def choose_take(kind: str, seed: int, z_dim: int) -> np.ndarray:
-    """float32 (z_dim,): the take that `seed` stands for. Another seed is another take."""
-    digest = hashlib.blake2b(f"{kind}/{seed}".encode(), digest_size=16).digest()
+def take_code(name: str, z_dim: int) -> np.ndarray:
+    """float32 (z_dim,): the N(0, 1) code of the take of that name."""
+    digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
     rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    return take_code(kind, int(rng.integers(MATERIALS)), float(rng.uniform(0.2, 0.8)), z_dim)
+    return rng.standard_normal(z_dim).astype(np.float32)
+
+
+def choose_take(takes: Sequence[str], seed: int) -> str:
+    """The take that `seed` stands for; the next seed is the next take. Seed 0 is the most convincing one."""
+    return takes[seed % len(takes)]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from s2s.bundle import Bundle, load_bundle
-from s2s.conditioning import choose_take, condition
+from s2s.conditioning import choose_take, condition, take_code
 from s2s.config import Limits
 from s2s.errors import Canceled, InputError
 from s2s.events import Moment, OnProgress, Progress, ShouldStop, SoundEvent, Stage, ignore_progress, never_stop
@@ -230,11 +230,11 @@ class SoundGenerator:
         """-> float32 (n_mels, M) by windows that overlap and cross-fade; a clip of one window is one pass."""
         regnet, clip = self._bundle.networks["regnet"], self._clip
         n_frames = len(seen.visual)
-        if regnet.config.condition_dim:
-            conditions = condition(events, kinds, n_frames, clip)
-            z = choose_take(category or "sound", seed, regnet.config.z_dim)
+        conditions = condition(events, kinds, n_frames, clip) if regnet.config.condition_dim else None
+        takes = regnet.config.takes.get(category or "")
+        if takes:
+            z = take_code(choose_take(takes, seed), regnet.config.z_dim)
         else:
-            conditions = None
             z = torch.randn(regnet.config.z_dim, generator=torch.Generator().manual_seed(seed)).numpy()
         mel = np.zeros((clip.mel.n_mels, clip.n_mel_frames(n_frames)), np.float32)
         window, overlap = (round(seconds * float(clip.video_rate)) for seconds in (WINDOW_S, OVERLAP_S))

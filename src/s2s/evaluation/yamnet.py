@@ -60,23 +60,43 @@ class Yamnet:
         self._input = self._net.get_input_details()[0]["index"]
         mean = next(t for t in self._net.get_tensor_details() if t["name"].endswith("reduce_mean"))
         self._embedding, (self._scale, self._zero) = mean["index"], mean["quantization"]
+        self._scores = self._net.get_output_details()[0]["index"]
+        with zipfile.ZipFile(path) as appended:  # TensorFlow Lite's way of shipping labels
+            self.classes = appended.read("yamnet_label_list.txt").decode().splitlines()
 
     def windows(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         """float (N,) mono at any rate -> float32 (W, 1024): one embedding each half second that is not quiet.
 
         The clip's peak is brought to 0.7 first: how loud a clip is says nothing about its kind. Silence gives W = 0.
         """
-        x = np.asarray(waveform, np.float32)
-        peak = float(np.abs(x).max(initial=0.0))
-        if peak < 1e-4:
-            return np.zeros((0, DIM), np.float32)
-        x = librosa.resample(0.7 / peak * x, orig_sr=sample_rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
-        x = np.pad(x, (0, max(0, WINDOW - len(x))))
-        parts = np.stack([x[at : at + WINDOW] for at in range(0, len(x) - WINDOW + 1, HOP)])
-        level = np.sqrt((parts**2).mean(axis=1))
-        return np.stack([self._embed(part) for part in parts[level >= level.max() * 10 ** (QUIET_DB / 20)]])
+        found = [self._embed(part) for part in _parts(waveform, sample_rate)]
+        return np.stack(found) if found else np.zeros((0, DIM), np.float32)
+
+    def tags(self, waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
+        """float (N,) mono at any rate -> score 0 .. 1 of each class of AudioSet, the highest of all windows."""
+        scores = np.zeros(len(self.classes), np.float32)
+        for part in _parts(waveform, sample_rate):
+            self._run(part)
+            scores = np.maximum(scores, self._net.get_tensor(self._scores).ravel())
+        return dict(zip(self.classes, scores.tolist(), strict=True))
 
     def _embed(self, window: np.ndarray) -> np.ndarray:
-        self._net.set_tensor(self._input, window.astype(np.float32))
-        self._net.invoke()
+        self._run(window)
         return (self._net.get_tensor(self._embedding).ravel().astype(np.float32) - self._zero) * self._scale
+
+    def _run(self, window: np.ndarray) -> None:
+        self._net.set_tensor(self._input, window)
+        self._net.invoke()
+
+
+def _parts(waveform: np.ndarray, sample_rate: int) -> list[np.ndarray]:
+    """float32 (WINDOW,) each, at 16 kHz, of those that are not quiet."""
+    x = np.asarray(waveform, np.float32)
+    peak = float(np.abs(x).max(initial=0.0))
+    if peak < 1e-4:
+        return []
+    x = librosa.resample(0.7 / peak * x, orig_sr=sample_rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
+    x = np.pad(x, (0, max(0, WINDOW - len(x))))
+    parts = np.stack([x[at : at + WINDOW] for at in range(0, len(x) - WINDOW + 1, HOP)])
+    level = np.sqrt((parts**2).mean(axis=1))
+    return list(parts[level >= level.max() * 10 ** (QUIET_DB / 20)].astype(np.float32))

@@ -120,8 +120,46 @@ class Decoder(nn.Module):
             nn.Conv1d(n_mels, n_mels, 5, padding=2),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x.transpose(1, 2))
+    def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """film: scale and shift (B, decoder_dim, 1) of the channels in the middle, one instrument's each."""
+        x = x.transpose(1, 2)
+        if film is None:
+            return self.model(x)
+        scale, shift = film
+        return self.model[6:](self.model[:6](x) * (1 + scale) + shift)
+
+
+class Timbre(nn.Module):
+    """What a take leaves in each mel bin after an event: the partials, drawn before the convolutions add the rest.
+
+    A mode that rings decays exponentially, a straight line in log-mel; the event curves of `s2s.conditioning` are such
+    lines at several speeds. So a take is a weight of each curve for each bin, and the same weights hold wherever its
+    events are. Convolutions alone, trained with L1, settle for the spectrum that all takes of a kind have in common.
+    The decoder's channels are scaled and shifted by the take (feature-wise modulation: Perez et al. 2018, "FiLM").
+    """
+
+    def __init__(self, config: RegNetConfig):
+        super().__init__()
+        self.config = config
+        n_kinds = config.condition_dim - MEL_PER_FRAME * config.event_curves
+        self.body = nn.Sequential(
+            nn.Linear(config.z_dim + n_kinds, config.timbre_dim), nn.ReLU(),
+            nn.Linear(config.timbre_dim, config.timbre_dim), nn.ReLU(),
+        )
+        self.lines = nn.Linear(config.timbre_dim, config.n_mels * (1 + config.event_curves))
+        self.film = nn.Linear(config.timbre_dim, 2 * config.decoder_dim)
+
+    def forward(self, z: Tensor, condition: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """z (B, z_dim), condition (B, T, condition_dim) -> mel (B, n_mels, 4T), and the decoder's `film`."""
+        batch, frames = condition.shape[:2]
+        folded = MEL_PER_FRAME * self.config.event_curves
+        curves = condition[..., :folded].reshape(batch, frames, self.config.event_curves, MEL_PER_FRAME)
+        curves = curves.transpose(1, 2).reshape(batch, self.config.event_curves, -1)
+        take = self.body(torch.cat([z, condition[:, 0, folded:]], dim=1))
+        weights = self.lines(take).reshape(batch, self.config.n_mels, -1)
+        mel = weights[:, :, :1] + weights[:, :, 1:] @ curves
+        scale, shift = self.film(take).unsqueeze(2).chunk(2, dim=1)
+        return mel, (scale, shift)
 
 
 class Postnet(nn.Module):
@@ -157,6 +195,7 @@ class Generator(nn.Module):
         self.decoder = Decoder(config)
         self.postnet = Postnet(config)
         init_weights(self)
+        self.timbre = Timbre(config) if config.timbre_dim else None  # keeps torch's own, larger start
 
     def predict_mel(self, visual: Tensor, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """visual float32 (B, T, visual_dim), z (B, z_dim) ~ N(0, 1), condition (B, T, condition_dim)
@@ -164,17 +203,23 @@ class Generator(nn.Module):
         aux = visual.new_zeros(*visual.shape[:2], self.config.aux_dim)
         return self._mels(visual, aux, z, condition)[0]
 
-    def forward(self, visual: Tensor, mel_target: Tensor, z: Tensor,
-                condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `predict_mel`, with mel_target (B, n_mels, 4T) for the regulariser -> (mel_pred, mel_pre_postnet)."""
+    def forward(self, visual: Tensor, mel_target: Tensor, z: Tensor, condition: Tensor | None = None,
+                heard: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As `predict_mel`, with mel_target (B, n_mels, 4T) for the regulariser -> (mel_pred, mel_pre_postnet).
+
+        heard: bool (B,), the clips whose mel the regulariser hears; None: all, as in the paper.
+        """
         aux = self.auxiliary(mel_target) if self.auxiliary is not None else visual.new_zeros(*visual.shape[:2], 0)
+        if heard is not None:
+            aux = aux * heard[:, None, None]
         return self._mels(visual, aux, z, condition)
 
     def _mels(self, visual: Tensor, aux: Tensor, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         conditions = [with_condition(condition, self.config)] if self.config.condition_dim else []
         noise = z.unsqueeze(1).expand(-1, visual.shape[1], -1)
         encoded = self.encoder(torch.cat([visual, noise, *conditions], dim=2))
-        mel_pre_postnet = self.decoder(torch.cat([encoded, aux, *conditions], dim=2))
+        lines, film = (0, None) if self.timbre is None else self.timbre(z, conditions[0])
+        mel_pre_postnet = lines + self.decoder(torch.cat([encoded, aux, *conditions], dim=2), film)
         return mel_pre_postnet + self.postnet(mel_pre_postnet), mel_pre_postnet
 
 

@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from s2s.conditioning import MATERIALS
 from s2s.synth.render import Camera, Draw, Picture, Recording, Shot, Stage, film, stage_size
 from s2s.synth.scenes_curves import Curve, Key, curve_times, through, wander
 from s2s.synth.scenes_flash import flash_picture
@@ -26,7 +25,7 @@ from s2s.synth.scenes_motion import (
 )
 from s2s.synth.scenes_strike import strike_picture
 from s2s.synth.scenes_textures import Rng, colour, pick
-from s2s.synth.script import KINDS, ScriptedEvent
+from s2s.synth.script import KINDS, MATERIALS, ScriptedEvent
 
 SPLITS = ("train", "val", "test")  # val: other clips of the training factors; test: factors never seen in training
 

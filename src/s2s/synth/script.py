@@ -11,6 +11,10 @@ KINDS = ("drum", "hand_drum", "wood", "metal", "glass", "ball", "bell", "typing"
 """The kinds of sound that the shipped bundle knows. Their order is the class index and part of the bundle."""
 
 
+MATERIALS = 24
+"""Instances of each kind that scripts choose from."""
+
+
 @dataclass(frozen=True)
 class ScriptedEvent:
     time_s: float  # the moment of contact, exact

@@ -391,6 +391,7 @@ _LEVEL_DB = {"typing": -9.0, "water": -6.0, "wood": -3.0, "ball": -2.0, "explosi
 _CRISP = frozenset(KINDS) - {"water", "explosion"}
 
 SYNTHESIS = "synthesis"
+STUDIO_SEED, STUDIO_LEVEL = 11, 0.6  # of the room of `mix_clip(studio=True)`
 
 
 # --------------------------------------------------------------------------------------------------------------- bank
@@ -483,11 +484,12 @@ def _crisp(x: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def mix_clip(
     events: Sequence[ScriptedEvent], duration_s: float, bank: SoundBank, rng: np.random.Generator,
-    sample_rate: int = SAMPLE_RATE,
+    sample_rate: int = SAMPLE_RATE, *, studio: bool = False,
 ) -> tuple[np.ndarray, list[Placed]]:
     """Place the sounds to the sample, put them in a small room with a quiet noise floor -> float32 (N,), records.
 
-    N = round(duration_s * sample_rate). The peak is at most 0.95; events after the end are left out.
+    N = round(duration_s * sample_rate). The peak is at most 0.95; events after the end are left out. studio: always
+    the same room and level, so that only the events and their instruments are left to be learned.
     """
     n = round(duration_s * sample_rate)
     dry = np.zeros(n, np.float64)
@@ -500,13 +502,14 @@ def mix_clip(
         end = min(n, start + len(sound))
         dry[start:end] += sound[: end - start]
         placed.append(Placed(event, start, bank.record(event)))
-    wet = reverb(dry, rng, sample_rate)
-    level = 10 ** (rng.uniform(-9, 0) / 20)
+    room = np.random.default_rng(STUDIO_SEED) if studio else rng
+    wet = reverb(dry, room, sample_rate)
+    level = STUDIO_LEVEL if studio else 10 ** (rng.uniform(-9, 0) / 20)
     mix = level * wet
     peak = np.abs(mix).max()
     if peak > 0.95:
         mix *= 0.95 / peak
-    mix = mix + room_tone(n, rng, sample_rate)
+    mix = mix + room_tone(n, room, sample_rate)
     return np.clip(mix, -0.999, 0.999).astype(np.float32), placed
 
 

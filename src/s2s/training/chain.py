@@ -31,7 +31,15 @@ from s2s.synth import banks
 from s2s.synth.dataset import ClipRecord, make_dataset
 from s2s.synth.script import KINDS
 from s2s.timing.net import TimingConfig, TimingNet
-from s2s.training.regnet import RegNetTrainConfig, cached, make_rendered, small_network, train_regnet
+from s2s.training.regnet import (
+    RegNetTrainConfig,
+    cached,
+    make_rendered,
+    small_network,
+    small_recipe,
+    train_regnet,
+)
+from s2s.training.takes import takes_of_run
 from s2s.training.timing import TimingTraining, train_timing
 from s2s.training.tsn import (
     SeenClip,
@@ -76,6 +84,7 @@ class Recipe(BaseModel):
     recordings: bool = Field(
         True, description="recorded sounds join the synthetic ones (Debian, npm and PyPI packages)"
     )
+    takes_per_kind: int = Field(6, description="instruments RegNet learns to play; chosen by ear with `recordings`")
     regnet: RegNetTrainConfig
     vocoder: VocoderTrainConfig = VocoderTrainConfig()
 
@@ -89,14 +98,7 @@ RECIPES = {
         timing=TimingTraining(steps=3000, seed=1),
         stream_clips=1200,
         stream_steps={"tsn_rgb": 2400, "tsn_flow": 3000},
-        regnet=RegNetTrainConfig(
-            network=small_network(384),
-            clip_s=4.0,
-            steps=4000,
-            gan_from_step=2600,
-            rendered_from_step=2000,
-            scripted_clips=2000,
-        ),
+        regnet=small_recipe(small_network(384)),
     ),
     "tiny": Recipe(
         name="s2s-tiny",
@@ -108,11 +110,19 @@ RECIPES = {
         short_side_px=96,
         timing=TimingTraining(steps=20, batch_size=4, validate_every=10),
         stream_clips=8,
+        takes_per_kind=2,
         stream_steps={"tsn_rgb": 4, "tsn_flow": 4},
         photographs=False,
         recordings=False,
-        regnet=RegNetTrainConfig(
-            network=small_network(384), clip_s=2.0, steps=6, gan_from_step=4, scripted_clips=12, batch_size=4
+        regnet=small_recipe(
+            small_network(384),
+            clip_s=2.0,
+            steps=6,
+            rendered_from_step=0,
+            frozen_norms_from_step=3,
+            gan_from_step=4,
+            scripted_clips=12,
+            batch_size=4,
         ),
         vocoder=VocoderTrainConfig(
             model=ParallelWaveNetConfig(layers=3, stacks=1, residual_channels=16, skip_channels=16, cond_channels=16),
@@ -146,6 +156,9 @@ def train_all(
     clip = ClipSpec()
     own = [record for record in read_records(clips, "train") if record.events] if clips else []
     measured = features_of(features) if features else {}
+    takes = takes_of_run(run_dir, recipe.takes_per_kind, recorded, listen=recipe.recordings)
+    network = recipe.regnet.network.model_copy(update={"takes": takes})
+    regnet = recipe.regnet.model_copy(update={"network": network})
     data = run_dir / "data"
     train = [
         record
@@ -175,12 +188,12 @@ def train_all(
         lambda: make_rendered(
             [usable[index] for index in paired],
             [visual_features(seen[index], networks["tsn_rgb"], networks["tsn_flow"]) for index in paired],
-            recipe.regnet,
+            regnet,
             clip,
             recorded,
         ),
     )
-    networks["regnet"] = _regnet(recipe, run_dir / "regnet", rendered, recorded, clip, device)
+    networks["regnet"] = _regnet(regnet, run_dir / "regnet", rendered, recorded, clip, device)
     networks["vocoder"] = _vocoder(recipe, run_dir / "vocoder", recorded, device)
     sources = sources_of(recorded, recipe.photographs) + _sources_of_clips(own)
     held_out = [record for record in read_records(clips, "test") if record.events] if clips else []
@@ -283,11 +296,13 @@ def _stream(recipe: Recipe, config, seen: list[SeenClip], home: Path, device: st
     return stream.eval()
 
 
-def _regnet(recipe: Recipe, home: Path, rendered, recorded: Path | None, clip: ClipSpec, device: str) -> Generator:
+def _regnet(
+    config: RegNetTrainConfig, home: Path, rendered, recorded: Path | None, clip: ClipSpec, device: str
+) -> Generator:
     weights = home / "generator.safetensors"
     if not weights.exists():
-        train_regnet(recipe.regnet, home, rendered=rendered, recorded=recorded, clip=clip, device=device)
-    generator = Generator(recipe.regnet.network)
+        train_regnet(config, home, rendered=rendered, recorded=recorded, clip=clip, device=device)
+    generator = Generator(config.network)
     generator.load_state_dict(load_file(weights))
     return generator.eval()
 

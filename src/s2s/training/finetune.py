@@ -1,24 +1,25 @@
 """A bundle and a folder of one's own clips -> a bundle that sounds more like these clips.
 
 RegNet alone learns: what the clips have to teach is how their things sound. Where the moments are is told by the true
-sound's onsets in training and by the bundle's timing net afterwards. Half of every batch are scripts of the other
-kinds, sounded by synthesis, so that what the bundle knew is not forgotten. Any seed may then sound like the clips: each
-is learned under a take of its kind drawn at random.
+sound's onsets in training and by the bundle's timing net afterwards. Half of every batch is what the bundle itself
+answers to random scripts of the other kinds, so that what it knew is not forgotten. Any seed of the clips' kind then
+sounds like the clips: they are learned under all takes of their kind in turn.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from s2s.bundle import BundleManifest, Source, load_bundle, save_bundle
-from s2s.conditioning import choose_take, condition
+from s2s.conditioning import choose_take, condition, take_code
 from s2s.data.clips import ClipOptions, make_set
 from s2s.data.folder import pieces_of_folder
 from s2s.data.manifest import Clip, read_clips
@@ -28,7 +29,17 @@ from s2s.mel import mel_spectrogram
 from s2s.spec import ClipSpec
 from s2s.synth.script import KINDS
 from s2s.training.progress import Reporter
-from s2s.training.regnet import Clips, RegNetTrainConfig, RegNetTrainer, cached, make_scripted, mel_error
+from s2s.training.regnet import (
+    Clips,
+    RegNetTrainConfig,
+    RegNetTrainer,
+    cached,
+    draw_take,
+    encode_script,
+    mel_error,
+    random_script,
+    small_recipe,
+)
 from s2s.training.tsn import SeenClip, see_clip, visual_features
 
 log = logging.getLogger(__name__)
@@ -43,7 +54,7 @@ class FineTuning(BaseModel):
     learning_rate: float = 2e-4
     batch_size: int = 12
     clip_s: float = Field(3.0, gt=0, description="length of the windows that are learned; shorter clips are left out")
-    rehearsed_clips: int = Field(200, gt=0, description="scripts of what the bundle knew already")
+    rehearsed_clips: int = Field(200, gt=0, description="answers of the old bundle that are learned beside the clips")
     seed: int = 0
 
 
@@ -65,7 +76,7 @@ def fine_tune(
     """
     bundle = load_bundle(bundle_dir, device)
     regnet = bundle.networks.get("regnet")
-    if regnet is None or not regnet.config.condition_dim or tuple(bundle.manifest.categories) != KINDS:
+    if regnet is None or not regnet.config.takes or tuple(bundle.manifest.categories) != KINDS:
         raise ArtifactError(f"{bundle.manifest.name} does not take events and kinds, so it cannot be fine-tuned here.")
     if kind is not None and kind not in KINDS:
         raise InputError(f"{kind!r} is no kind of sound.", hint=f"Kinds are {', '.join(KINDS)}.")
@@ -77,13 +88,15 @@ def fine_tune(
         )
     own, held_out = ([clip for clip in clips if (clip.split == "test") is test] for test in (False, True))
     streams = [bundle.networks.get(role) for role in ("tsn_rgb", "tsn_flow")]
-    training = RegNetTrainConfig(
-        network=regnet.config,
+    training = small_recipe(
+        regnet.config,
         clip_s=config.clip_s,
         scripted_clips=config.rehearsed_clips,
         batch_size=config.batch_size,
         steps=config.steps,
         gan_from_step=config.steps,
+        rendered_from_step=0,
+        frozen_norms_from_step=0,
         learning_rate=config.learning_rate,
         final_learning_rate=config.learning_rate / 10,
         seed=config.seed,
@@ -94,7 +107,7 @@ def fine_tune(
     with Reporter(run_dir, total=config.steps) as report:
         rehearsed = cached(
             run_dir / "rehearsed.safetensors",
-            lambda: make_scripted(config.rehearsed_clips, training, bundle.manifest.clip, None, report),
+            lambda: remembered(regnet, {clip.kind for clip in own or held_out}, training, bundle.manifest.clip),
         )
         trainer = RegNetTrainer(training, run_dir, device)
         if trainer.step == 0:
@@ -137,6 +150,24 @@ def _set_of(folder: Path, run_dir: Path, kind: str | None) -> list[Clip]:
     return [clip for clip in read_clips(folder) if clip.kind in KINDS]
 
 
+@torch.no_grad()
+def remembered(regnet: nn.Module, new: Collection[str], config: RegNetTrainConfig, clip: ClipSpec) -> Clips:
+    """What `regnet` answers to `config.scripted_clips` scripts of other kinds than `new`, without a picture."""
+    n_frames = int(config.clip_s * clip.video_rate)
+    duration_s = clip.n_samples(n_frames) / clip.mel.sample_rate
+    kinds = [kind for kind in regnet.config.takes if kind not in new] or list(regnet.config.takes)
+    device, rows = next(regnet.parameters()).device, []
+    for index in range(config.scripted_clips):
+        rng = np.random.default_rng([config.seed, 29, index])
+        take = draw_take(regnet.config.takes, kinds[index % len(kinds)], rng)
+        encoded, z = encode_script(random_script(rng, duration_s, take), take, n_frames, clip, regnet.config.z_dim)
+        unseen = torch.zeros(1, n_frames, regnet.config.visual_dim, device=device)
+        asked = (torch.from_numpy(part)[None].to(device) for part in (z, encoded))
+        rows.append((encoded, z, regnet.predict_mel(unseen, *asked)[0].cpu().numpy()))
+    conditions, zs, mels = (np.stack(column) for column in zip(*rows, strict=True))
+    return Clips(None, conditions.astype(np.float16), zs, mels.astype(np.float16))
+
+
 def windows_of(
     clips: Sequence[Clip],
     streams: Sequence[nn.Module | None],
@@ -162,7 +193,7 @@ def windows_of(
         encoded = condition(events, kinds, total, clip)
         for start in range(0, total - n_frames + 1, n_frames):
             frames, mel_frames = (slice(start * k, (start + n_frames) * k) for k in (1, clip.mel_per_frame))
-            z = choose_take(own.kind, len(rows), config.network.z_dim)
+            z = take_code(choose_take(config.network.takes[own.kind], len(rows)), config.network.z_dim)
             rows.append((visual[frames], encoded[frames], z, mel[:, mel_frames]))
     if not rows:
         raise InputError(f"No clip lasts {config.clip_s:g} s.", hint="Give longer clips.")

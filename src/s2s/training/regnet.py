@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from s2s.conditioning import MATERIALS, condition, condition_dim, take_code
+from s2s.conditioning import CURVES, condition, condition_dim, take_code
 from s2s.events import SoundEvent
 from s2s.media.audio import fit_length
 from s2s.mel import mel_spectrogram
@@ -37,34 +38,73 @@ from s2s.synth.script import KINDS, ScriptedEvent
 from s2s.synth.sounds import SoundBank, mix_clip
 from s2s.training.checkpoint import load_checkpoint, save_checkpoint
 from s2s.training.progress import Reporter
+from s2s.training.takes import Take, first_takes, takes_of_run
 
 
 class RegNetTrainConfig(BaseModel):
-    """The small CPU recipe; `PUBLISHED` is the recipe of the paper."""
+    """The defaults are the published recipe (Chen et al. 2020 and its code); `small_recipe` is laid over it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: RegNetConfig
-    loss: LossConfig = LossConfig(reconstruction="l1", reconstruction_weight=100.0, gan_weight=1.0)
-    seed: int = 0
-    clip_s: float = 6.0
-    scripted_clips: int = Field(4000, ge=0, description="clips that are only sounded, made once and kept")
-    batch_size: int = 16
-    steps: int = 8000
-    gan_from_step: int = Field(6000, ge=0, description="the discriminator joins here; `steps` for never")
-    learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.8, 0.99)
-    final_learning_rate: float = 1e-4
+    network: RegNetConfig = RegNetConfig()
+    loss: LossConfig = LossConfig()
+    seed: int = 123
+    clip_s: float = 10.0
+    scripted_clips: int = Field(0, ge=0, description="clips that are only sounded, made once and kept")
+    batch_size: int = 64
+    steps: int = Field(41_000, description="published: 1,000 epochs of the dog clips")
+    gan_from_step: int = Field(0, ge=0, description="the discriminator joins here; `steps` for never")
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    decay: Literal["linear", "exponential"] = Field(
+        "linear", description="linear: constant for a tenth of the steps, then in a line to the end"
+    )
+    final_learning_rate: float = 0.0
+    gradient_norm: float = Field(float("inf"), gt=0, description="gradients are clipped to this")
     rendered_from_step: int = Field(0, ge=0, description="rendered clips join here; scripts alone are seen before")
-    visual_dropout: float = Field(0.5, ge=0, le=1, description="share of rendered clips whose features are zeroed")
+    visual_dropout: float = Field(0, ge=0, le=1, description="share of rendered clips whose features are zeroed")
+    aux_dropout: float = Field(0, ge=0, le=1, description="share of clips that the regulariser does not hear")
+    frozen_norms_from_step: int | None = Field(
+        None, ge=0, description="batch norms keep their statistics from here on: training sees what inference sees"
+    )
     checkpoint_minutes: float = 3.0
 
+    def learning_rate_at(self, step: int) -> float:
+        share = min(1.0, step / max(1, self.steps))
+        if self.decay == "exponential":
+            return self.learning_rate * (self.final_learning_rate / self.learning_rate) ** share
+        left = min(1.0, (1 - share) / 0.9)
+        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * left
 
-def small_network(visual_dim: int, clip: ClipSpec = ClipSpec(), n_kinds: int = len(KINDS)) -> RegNetConfig:
+
+PUBLISHED = RegNetTrainConfig()
+SMALL = {
+    "loss": LossConfig(reconstruction="l1", reconstruction_weight=100.0),
+    "seed": 0, "clip_s": 4.0, "scripted_clips": 3000, "batch_size": 8, "steps": 6000, "rendered_from_step": 2000,
+    "frozen_norms_from_step": 3800, "gan_from_step": 4600, "learning_rate": 1e-3, "final_learning_rate": 1e-4,
+    "betas": (0.8, 0.99), "decay": "exponential", "gradient_norm": 1.0, "visual_dropout": 0.5, "aux_dropout": 0.5,
+}  # fmt: skip
+
+
+def small_recipe(network: RegNetConfig, **changes) -> RegNetTrainConfig:
+    """What a CPU can do in an hour, and what the shipped bundle was made with."""
+    return RegNetTrainConfig(network=network, **{**SMALL, **changes})
+
+
+def small_network(
+    visual_dim: int,
+    clip: ClipSpec = ClipSpec(),
+    n_kinds: int = len(KINDS),
+    takes: dict[str, tuple[str, ...]] | None = None,
+) -> RegNetConfig:
+    """takes: names by kind, see `s2s.training.takes`; None: the first two of each."""
     return RegNetConfig(
         visual_dim=visual_dim,
         condition_dim=condition_dim(clip, n_kinds),
-        z_dim=16,
+        event_curves=CURVES,
+        timbre_dim=256,
+        takes=takes or first_takes(2),
+        z_dim=32,
         encoder_channels=192,
         lstm_dim=96,
         encoder_dim=192,
@@ -91,35 +131,34 @@ class Clips:
         return len(self.mel)
 
 
-def random_script(rng: np.random.Generator, duration_s: float) -> list[ScriptedEvent]:
-    """One instrument of one kind playing a rhythm; one clip in twelve is silent."""
-    kind = KINDS[rng.integers(len(KINDS))]
-    material, size = int(rng.integers(MATERIALS)), float(rng.uniform(0, 1))
+def random_script(rng: np.random.Generator, duration_s: float, take: Take) -> list[ScriptedEvent]:
+    """That instrument playing a rhythm; one clip in twelve is silent."""
     if rng.random() < 1 / 12:
         return []
     gap_s = float(np.exp(rng.uniform(np.log(0.15), np.log(2.5))))
-    if kind == "explosion":
+    if take.kind == "explosion":
         gap_s = max(gap_s, 0.8)
     regular, events, time_s = rng.random() < 0.5, [], float(rng.uniform(0, min(1.5, gap_s)))
     while time_s < duration_s:
         strength = float(rng.uniform(0.25, 1.0))
-        events.append(ScriptedEvent(time_s, kind, strength, size, material))
+        events.append(take.play(ScriptedEvent(time_s, take.kind, strength, take.size)))
         time_s += gap_s * float(rng.uniform(0.9, 1.1) if regular else np.exp(rng.normal(0, 0.5)))
         time_s = max(time_s, events[-1].time_s + 0.1)
     return events
 
 
+def draw_take(takes: dict[str, tuple[str, ...]], kind: str, rng: np.random.Generator) -> Take:
+    return Take.of(takes[kind][rng.integers(len(takes[kind]))])
+
+
 def encode_script(
-    events: list[ScriptedEvent], kind: str | None, n_frames: int, clip: ClipSpec, z_dim: int
+    events: Sequence[ScriptedEvent], take: Take, n_frames: int, clip: ClipSpec, z_dim: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> condition float32 (T, C), z float32 (Z,). A clip without events keeps its kind, if it has one."""
+    """-> condition float32 (T, C), z float32 (Z,). A clip without events keeps its kind and take."""
     kinds = np.zeros(len(KINDS), np.float32)
-    if kind is not None:
-        kinds[KINDS.index(kind)] = 1
+    kinds[KINDS.index(take.kind)] = 1
     sounded = [SoundEvent(event.time_s, event.kind, event.strength, 1.0) for event in events]
-    first = events[0] if events else None
-    z = take_code(first.kind, first.material, first.size, z_dim) if first else np.zeros(z_dim, np.float32)
-    return condition(sounded, kinds, n_frames, clip), z
+    return condition(sounded, kinds, n_frames, clip), take_code(take.name, z_dim)
 
 
 def make_scripted(n: int, config: RegNetTrainConfig, clip: ClipSpec, recorded: Path | None, report: Reporter) -> Clips:
@@ -131,10 +170,10 @@ def make_scripted(n: int, config: RegNetTrainConfig, clip: ClipSpec, recorded: P
     conditions, zs, mels = [], [], []
     for index in range(n):
         rng = np.random.default_rng([config.seed, 17, index])
-        events = random_script(rng, duration_s)
-        waveform, _ = mix_clip(events, duration_s, bank, rng)
-        kind = events[0].kind if events else KINDS[rng.integers(len(KINDS))]
-        encoded, z = encode_script(events, kind, n_frames, clip, config.network.z_dim)
+        take = draw_take(config.network.takes, KINDS[index % len(KINDS)], rng)
+        events = random_script(rng, duration_s, take)
+        waveform, _ = mix_clip(events, duration_s, bank, rng, studio=True)
+        encoded, z = encode_script(events, take, n_frames, clip, config.network.z_dim)
         conditions.append(encoded.astype(np.float16))
         zs.append(z)
         mels.append(mel_spectrogram(waveform, clip.mel)[:, :n_mel].astype(np.float16))
@@ -149,9 +188,9 @@ def make_rendered(
     clip: ClipSpec,
     recorded: Path | None,
 ) -> Clips:
-    """Clips with pictures, sounded by their own sound or else by their script; visual float32 (T, V) each.
+    """Clips with pictures, sounded by their own sound or else by a take for their script; visual float32 (T, V) each.
 
-    Two crops a clip, of one kind each.
+    Two crops a clip, of one kind each. A clip with its own sound is learned under a take of its kind drawn at random.
     """
     bank = SoundBank("train", recorded)
     n_frames = int(config.clip_s * clip.video_rate)
@@ -159,16 +198,18 @@ def make_rendered(
     for index, (record, features) in enumerate(zip(records, visual, strict=True)):
         if len({event.kind for event in record.events}) > 1 or len(features) < n_frames:
             continue
-        kind = record.events[0].kind if record.events else None
-        total = len(features)
+        rng = np.random.default_rng([config.seed, 19, index])
+        kind = record.events[0].kind if record.events else KINDS[rng.integers(len(KINDS))]
+        take, total = draw_take(config.network.takes, kind, rng), len(features)
         duration_s = clip.n_samples(total) / clip.mel.sample_rate
         if record.audio is not None:  # its true sound
             waveform = fit_length(soundfile.read(record.audio, dtype="float32")[0], clip.n_samples(total))
         else:
-            waveform, _ = mix_clip(record.events, duration_s, bank, np.random.default_rng([config.seed, 19, index]))
+            events = [take.play(event) for event in record.events]
+            waveform, _ = mix_clip(events, duration_s, bank, rng, studio=True)
         mel = mel_spectrogram(waveform, clip.mel)[:, : clip.n_mel_frames(total)]
         # Encoded whole, so that a crop hears what rings on from before it.
-        encoded, z = encode_script(record.events, kind, total, clip, config.network.z_dim)
+        encoded, z = encode_script(record.events, take, total, clip, config.network.z_dim)
         for start in sorted({0, total - n_frames}):
             frames, mel_frames = (slice(start * k, (start + n_frames) * k) for k in (1, clip.mel_per_frame))
             rows.append((features[frames], encoded[frames], z, mel[:, mel_frames]))
@@ -242,15 +283,19 @@ class RegNetTrainer:
 
     def train_step(self, sources: list[Clips]) -> dict[str, float]:
         config = self.config
-        share = self.step / max(1, config.steps)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * (config.final_learning_rate / config.learning_rate) ** share
+                group["lr"] = config.learning_rate_at(self.step)
         visual, conditions, z, mel = self.batch(sources)
         torch.manual_seed(hash((config.seed, self.step)) % 2**31)  # dropout masks survive a resume
         adversarial = self.step >= config.gan_from_step and config.loss.gan_weight > 0
         self.generator.train()
-        mel_pred, mel_pre_postnet = self.generator(visual, mel, z, conditions)
+        if config.frozen_norms_from_step is not None and self.step >= config.frozen_norms_from_step:
+            for module in self.generator.modules():
+                if isinstance(module, torch.nn.BatchNorm1d):
+                    module.eval()
+        heard = torch.rand(len(mel)).to(self.device) >= config.aux_dropout
+        mel_pred, mel_pre_postnet = self.generator(visual, mel, z, conditions, heard)
         scalars = {}
         if adversarial:
             self.discriminator.train().requires_grad_(True)
@@ -270,7 +315,7 @@ class RegNetTrainer:
         self.optimisers[index].zero_grad()
         loss.backward()
         net = (self.generator, self.discriminator)[index]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), self.config.gradient_norm)
         self.optimisers[index].step()
 
 
@@ -336,16 +381,14 @@ def train_regnet(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--recorded", type=Path, help="folder of the recorded sound bank")
     parser.add_argument("--visual-dim", type=int, default=384)
-    parser.add_argument("--steps", type=int, default=8000)
     arguments = parser.parse_args()
-    config = RegNetTrainConfig(
-        network=small_network(arguments.visual_dim), steps=arguments.steps, gan_from_step=arguments.steps * 3 // 4
-    )
+    takes = takes_of_run(arguments.run_dir, 6, arguments.recorded, listen=arguments.recorded is not None)
+    config = small_recipe(small_network(arguments.visual_dim, takes=takes))
     train_regnet(config, arguments.run_dir, recorded=arguments.recorded, minutes=arguments.minutes)
 
 

@@ -127,6 +127,35 @@ def test_forgotten_conditions_are_an_error_not_zeros():
         Discriminator(CONDITIONED)(data["visual"], torch.rand(2, 80, 40), data["condition"][..., :2])
 
 
+def test_a_take_leaves_its_own_spectrum_where_its_event_is():
+    config = SMALL.model_copy(update={"condition_dim": 4 * 2 + 3, "event_curves": 2, "timbre_dim": 16})
+    generator, data = Generator(config).eval(), clip(config, frames=20, batch=1)
+    for layer in (generator.decoder.model[-1], generator.postnet.convolutions[-1][0].conv):
+        torch.nn.init.zeros_(layer.weight)  # what is left is the timbre
+    data["condition"][:] = 0
+    data["condition"][:, :, 8] = 1  # the kind
+    silent = generator.predict_mel(**data)
+    assert torch.equal(silent, silent[..., :1].expand_as(silent)), "without an event nothing moves"
+    data["condition"][:, 12, 4 + 3] = 1  # the second curve, last of the four mel frames of frame 12
+    rung = generator.predict_mel(**data) - silent
+    assert rung[..., 51].abs().max() > 0
+    rung[..., 51] = 0
+    assert rung.abs().max() == 0
+    other = {**data, "z": -data["z"]}
+    assert not torch.allclose(generator.predict_mel(**other)[..., 51], generator.predict_mel(**data)[..., 51])
+
+
+def test_a_take_turns_the_channels_of_the_decoder():
+    config = SMALL.model_copy(update={"condition_dim": 4 * 2 + 3, "event_curves": 2, "timbre_dim": 16})
+    generator, data = Generator(config).eval(), clip(config)
+    torch.nn.init.zeros_(generator.timbre.lines.weight)
+    torch.nn.init.zeros_(generator.encoder.BiLSTM_proj.weight)  # z has no other way
+    for layer in (generator.decoder.model[0], generator.decoder.model[3], generator.decoder.model[6]):
+        torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(generator.decoder.model[9].weight)
+    assert not torch.allclose(generator.predict_mel(**data), generator.predict_mel(**{**data, "z": -data["z"]}))
+
+
 def test_a_net_without_the_regulariser_trains_and_predicts():
     config = SMALL.model_copy(update={"aux_dim": 0})
     generator, data = Generator(config).eval(), clip(config)

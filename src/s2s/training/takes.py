@@ -1,0 +1,107 @@
+"""Which instruments of the sound bank the generator learns to play: those that a general ear takes for their kind.
+
+A kind has two dozen instances, each of any size; some sound like nothing in particular, and a generator that has to
+learn all of them learns the average. So a few of each kind are chosen, once, by YAMNet's classes of everyday sound
+(AudioSet). The judge of kinds in `s2s.evaluation.kinds` hears through the same network but was taught by recordings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from s2s.evaluation.yamnet import Yamnet, fetch_yamnet
+from s2s.synth.script import KINDS, MATERIALS, ScriptedEvent
+from s2s.synth.sounds import SAMPLE_RATE, SoundBank, mix_clip
+
+TAGS: dict[str, tuple[str, ...]] = {
+    "drum": ("Drum", "Snare drum", "Bass drum", "Drum kit"),
+    "hand_drum": ("Tabla", "Drum"),
+    "wood": ("Wood block", "Wood", "Knock", "Tap"),
+    "metal": ("Hammer", "Clang", "Cowbell", "Mallet percussion"),
+    "glass": ("Glass", "Shatter", "Chink, clink"),
+    "ball": ("Basketball bounce", "Thump, thud"),
+    "bell": ("Bell", "Church bell", "Tubular bells", "Ding", "Chime", "Jingle bell"),
+    "typing": ("Typing", "Computer keyboard"),
+    "water": ("Drip", "Plop", "Water", "Splash, splatter", "Pour", "Trickle, dribble"),
+    "explosion": ("Explosion", "Gunshot, gunfire", "Fireworks", "Boom", "Firecracker"),
+}
+SIZES = (0.25, 0.5, 0.75)
+AUDITION_S = 4.0
+PER_MATERIAL = 2  # sizes of one instance, so that another take is another thing
+
+
+class Take(NamedTuple):
+    """One instrument: an instance of a kind, of a size."""
+
+    kind: str
+    material: int
+    size: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.material}/{self.size:g}"
+
+    @classmethod
+    def of(cls, name: str) -> Take:
+        kind, material, size = name.split("/")
+        return cls(kind, int(material), float(size))
+
+    def play(self, event: ScriptedEvent) -> ScriptedEvent:
+        """The same moment and strength, by this instrument."""
+        return replace(event, kind=self.kind, material=self.material, size=self.size)
+
+
+def first_takes(per_kind: int) -> dict[str, tuple[str, ...]]:
+    """Names by kind without listening: instances in order, of middle size."""
+    return {kind: tuple(Take(kind, material, 0.5).name for material in range(per_kind)) for kind in KINDS}
+
+
+def convincing_takes(
+    per_kind: int, bank: SoundBank, ear: Yamnet, on_take: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, tuple[str, ...]]:
+    """Names by kind, the most convincing first: how far the tags of the kind are above those of every other kind."""
+    chosen, done = {}, 0
+    for kind in KINDS:
+        margins: dict[Take, float] = {}
+        for material in range(MATERIALS):
+            for size in SIZES:
+                take = Take(kind, material, size)
+                heard = ear.tags(_audition(take, bank), SAMPLE_RATE)
+                scores = {other: max(heard[tag] for tag in tags) for other, tags in TAGS.items()}
+                margins[take] = scores.pop(kind) - max(scores.values())
+                done += 1
+                on_take(done, len(KINDS) * MATERIALS * len(SIZES))
+        best: list[Take] = []
+        for take in sorted(margins, key=lambda one: -margins[one]):
+            if sum(other.material == take.material for other in best) < PER_MATERIAL:
+                best.append(take)
+        chosen[kind] = tuple(take.name for take in best[:per_kind])
+    return chosen
+
+
+def _audition(take: Take, bank: SoundBank) -> np.ndarray:
+    """float32 (N,): some hits of different strength."""
+    rng = np.random.default_rng([7, KINDS.index(take.kind), take.material])
+    gap_s, time_s, events = 1.2 if take.kind == "explosion" else 0.55, 0.3, []
+    while time_s < AUDITION_S - 0.4:
+        events.append(ScriptedEvent(time_s, take.kind, float(rng.uniform(0.6, 1)), take.size, take.material))
+        time_s += gap_s * float(rng.uniform(0.8, 1.2))
+    return mix_clip(events, AUDITION_S, bank, rng)[0]
+
+
+def takes_of_run(run_dir: Path, per_kind: int, recorded: Path | None, listen: bool) -> dict[str, tuple[str, ...]]:
+    """The choice kept in `run_dir`/takes.json, made there the first time. listen: with YAMNet (fetched by pip)."""
+    kept = run_dir / "takes.json"
+    if not kept.exists():
+        if listen:
+            chosen = convincing_takes(per_kind, SoundBank("train", recorded), Yamnet(fetch_yamnet(run_dir)))
+        else:
+            chosen = first_takes(per_kind)
+        kept.write_text(json.dumps(chosen, indent=1))
+    return {kind: tuple(names) for kind, names in json.loads(kept.read_text()).items()}
