@@ -16,6 +16,7 @@ class RegNetConfig(BaseModel):
     condition_dim: int = Field(0, ge=0, description="events and kinds, channels a feature frame; published: 0")
     event_curves: int = Field(0, ge=0, description="of the condition, 4 channels each, before the kinds; 0: no timbre")
     timbre_dim: int = Field(0, ge=0, description="hidden channels of what a take sounds like; 0: none, as published")
+    grain: bool = Field(False, description="says how much the truth fluctuates, see s2s.regnet.grain")
     takes: dict[str, tuple[str, ...]] = Field(
         {}, description="instruments by kind that z may stand for, the most convincing first; none: z ~ N(0, 1)")
     z_dim: int = Field(512, ge=0, description="channels of the noise vector")

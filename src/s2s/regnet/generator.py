@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from s2s.regnet.config import RegNetConfig
 
 MEL_PER_FRAME = 4  # two transposed convolutions of stride 2
+USUAL_SPREAD = 0.025  # 2.5 dB, about that of noise
 
 
 def init_weights(module: nn.Module) -> None:
@@ -148,18 +149,32 @@ class Timbre(nn.Module):
         )
         self.lines = nn.Linear(config.timbre_dim, config.n_mels * (1 + config.event_curves))
         self.film = nn.Linear(config.timbre_dim, 2 * config.decoder_dim)
+        self.grain = nn.Linear(config.timbre_dim, config.n_mels * (1 + config.event_curves)) if config.grain else None
+        if self.grain is not None:
+            nn.init.zeros_(self.grain.weight)
+            nn.init.zeros_(self.grain.bias)
 
     def forward(self, z: Tensor, condition: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """z (B, z_dim), condition (B, T, condition_dim) -> mel (B, n_mels, 4T), and the decoder's `film`."""
-        batch, frames = condition.shape[:2]
-        folded = MEL_PER_FRAME * self.config.event_curves
-        curves = condition[..., :folded].reshape(batch, frames, self.config.event_curves, MEL_PER_FRAME)
-        curves = curves.transpose(1, 2).reshape(batch, self.config.event_curves, -1)
-        take = self.body(torch.cat([z, condition[:, 0, folded:]], dim=1))
-        weights = self.lines(take).reshape(batch, self.config.n_mels, -1)
-        mel = weights[:, :, :1] + weights[:, :, 1:] @ curves
+        take = self._take(z, condition)
         scale, shift = self.film(take).unsqueeze(2).chunk(2, dim=1)
-        return mel, (scale, shift)
+        return self._draw(self.lines(take), condition), (scale, shift)
+
+    def spread(self, z: Tensor, condition: Tensor) -> Tensor:
+        """As `forward` -> (B, n_mels, 4T), > 0: how much the truth fluctuates, in units of the mel."""
+        return USUAL_SPREAD * torch.exp(self._draw(self.grain(self._take(z, condition)), condition).clamp(-4, 2))
+
+    def _take(self, z: Tensor, condition: Tensor) -> Tensor:
+        return self.body(torch.cat([z, condition[:, 0, MEL_PER_FRAME * self.config.event_curves :]], dim=1))
+
+    def _draw(self, weights: Tensor, condition: Tensor) -> Tensor:
+        """Weights (B, n_mels * (1 + curves)) of a constant and of each curve -> their sum (B, n_mels, 4T)."""
+        batch, frames = condition.shape[:2]
+        curves = condition[..., : MEL_PER_FRAME * self.config.event_curves]
+        curves = curves.reshape(batch, frames, self.config.event_curves, MEL_PER_FRAME).transpose(1, 2)
+        curves = curves.reshape(batch, self.config.event_curves, -1)
+        weights = weights.reshape(batch, self.config.n_mels, -1)
+        return weights[:, :, :1] + weights[:, :, 1:] @ curves
 
 
 class Postnet(nn.Module):
@@ -202,6 +217,13 @@ class Generator(nn.Module):
         -> float32 (B, n_mels, 4T), published scale, not clamped."""
         aux = visual.new_zeros(*visual.shape[:2], self.config.aux_dim)
         return self._mels(visual, aux, z, condition)[0]
+
+    def spread(self, z: Tensor, condition: Tensor) -> Tensor:
+        """How much the truth fluctuates around the mel, (B, n_mels, 4T): the scale of `s2s.regnet.grain`.
+
+        Only of a net whose config says `grain`.
+        """
+        return self.timbre.spread(z, with_condition(condition, self.config))
 
     def forward(self, visual: Tensor, mel_target: Tensor, z: Tensor, condition: Tensor | None = None,
                 heard: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,11 @@ def reconstruction_loss(mel_pred: Tensor, mel_pre_postnet: Tensor, mel_target: T
     return distance(mel_pred, mel_target) + distance(mel_pre_postnet, mel_target)
 
 
+def spread_loss(spread: Tensor, fluctuation: Tensor) -> Tensor:
+    """Negative log-likelihood of `fluctuation` under a Laplace distribution of scale `spread` -> scalar."""
+    return (fluctuation.abs() / spread + spread.log()).mean()
+
+
 def generator_loss(mel_pred: Tensor, mel_pre_postnet: Tensor, mel_target: Tensor, score_fake: Tensor | None = None,
                    config: LossConfig = LossConfig()) -> Tensor:
     """Weighted reconstruction, plus the wish to be taken for real when `score_fake` is given -> scalar."""

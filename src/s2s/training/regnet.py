@@ -31,7 +31,8 @@ from s2s.mel import mel_spectrogram
 from s2s.regnet.config import RegNetConfig
 from s2s.regnet.discriminator import Discriminator
 from s2s.regnet.generator import Generator
-from s2s.regnet.losses import LossConfig, discriminator_loss, generator_loss
+from s2s.regnet.grain import grain_step
+from s2s.regnet.losses import LossConfig, discriminator_loss, generator_loss, spread_loss
 from s2s.spec import ClipSpec
 from s2s.synth.dataset import ClipRecord
 from s2s.synth.script import KINDS, ScriptedEvent
@@ -67,6 +68,7 @@ class RegNetTrainConfig(BaseModel):
     frozen_norms_from_step: int | None = Field(
         None, ge=0, description="batch norms keep their statistics from here on: training sees what inference sees"
     )
+    grain_steps: int = Field(400, ge=0, description="after the others, of the spread alone, where the network has one")
     checkpoint_minutes: float = 3.0
 
     def learning_rate_at(self, step: int) -> float:
@@ -103,6 +105,7 @@ def small_network(
         condition_dim=condition_dim(clip, n_kinds),
         event_curves=CURVES,
         timbre_dim=256,
+        grain=True,
         takes=takes or first_takes(2),
         z_dim=32,
         encoder_channels=192,
@@ -263,12 +266,12 @@ class RegNetTrainer:
             },
         )
 
-    def batch(self, sources: list[Clips]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batch(self, sources: list[Clips], step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Depends on the seed and the step alone, so that a resumed run sees what an undisturbed one would."""
-        rng = np.random.default_rng([self.config.seed, 23, self.step])
+        rng = np.random.default_rng([self.config.seed, 23, step])
         rows = [], [], [], []
         for _ in range(self.config.batch_size):
-            n_sources = 1 if self.step < self.config.rendered_from_step else len(sources)
+            n_sources = 1 if step < self.config.rendered_from_step else len(sources)
             clips = sources[rng.integers(n_sources)]
             index = int(rng.integers(len(clips)))
             n_frames = clips.condition.shape[1]
@@ -286,7 +289,7 @@ class RegNetTrainer:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate_at(self.step)
-        visual, conditions, z, mel = self.batch(sources)
+        visual, conditions, z, mel = self.batch(sources, self.step)
         torch.manual_seed(hash((config.seed, self.step)) % 2**31)  # dropout masks survive a resume
         adversarial = self.step >= config.gan_from_step and config.loss.gan_weight > 0
         self.generator.train()
@@ -317,6 +320,22 @@ class RegNetTrainer:
         net = (self.generator, self.discriminator)[index]
         torch.nn.utils.clip_grad_norm_(net.parameters(), self.config.gradient_norm)
         self.optimisers[index].step()
+
+
+def fit_spread(trainer: RegNetTrainer, sources: list[Clips]) -> float:
+    """Teaches the generator how much the truth fluctuates; the mel that it makes stays the same. -> last loss."""
+    generator, config = trainer.generator.eval(), trainer.config
+    optimiser, loss = torch.optim.Adam(generator.timbre.grain.parameters(), lr=3e-3), torch.zeros(())
+    usual = torch.from_numpy(grain_step())[:, None].to(trainer.device)
+    for step in range(config.grain_steps):
+        visual, conditions, z, mel = trainer.batch(sources, config.steps + step)
+        with torch.no_grad():
+            mel_pred = generator.predict_mel(visual, z, conditions)
+        loss = spread_loss(generator.spread(z, conditions)[..., 1:], (mel - mel_pred).diff(dim=2) / usual)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return float(loss.detach())
 
 
 @torch.no_grad()
@@ -375,6 +394,8 @@ def train_regnet(
                 trainer.save()
                 saved_at = time.monotonic()
         trainer.save()
+        if config.network.grain and trainer.step >= config.steps:
+            report.scalars(trainer.step, {"spread_loss": fit_spread(trainer, sources)})
         report.scalars(trainer.step, {"inference_mel_l1": mel_error(trainer.generator, sources[-1])})
     save_tensors(trainer.generator.state_dict(), run_dir / "generator.safetensors")
     return trainer.generator.eval()

@@ -13,6 +13,7 @@ from s2s.training.regnet import (
     PUBLISHED,
     Clips,
     RegNetTrainer,
+    fit_spread,
     make_scripted,
     mel_error,
     small_network,
@@ -99,6 +100,17 @@ def test_batch_norms_keep_their_statistics_in_the_last_part(clips: Clips, tmp_pa
     trainer.train_step([clips])
     assert all(torch.equal(a, b) for a, b in zip(moved, statistics(), strict=True))
     assert not torch.equal(weights, trainer.generator.decoder.model[0].weight)
+
+
+def test_the_spread_is_learned_without_a_change_of_the_mel(clips: Clips, tmp_path):
+    trainer = RegNetTrainer(TINY.model_copy(update={"grain_steps": 150}), tmp_path)
+    before = mel_error(trainer.generator, clips)
+    fit_spread(trainer, [clips])
+    assert mel_error(trainer.generator, clips) == before
+    z, condition = (torch.from_numpy(part[:1].astype(np.float32)) for part in (clips.z, clips.condition))
+    spread = trainer.generator.spread(z, condition)
+    assert 0.003 < float(spread.detach().mean()) < 0.2
+    assert not torch.allclose(spread, spread.mean())
 
 
 def test_training_comes_closer_to_the_sounds_and_leaves_the_generator_ready(tmp_path):
