@@ -391,7 +391,7 @@ _LEVEL_DB = {"typing": -9.0, "water": -6.0, "wood": -3.0, "ball": -2.0, "explosi
 _CRISP = frozenset(KINDS) - {"water", "explosion"}
 
 SYNTHESIS = "synthesis"
-STUDIO_SEED, STUDIO_LEVEL = 11, 0.6  # of the room of `mix_clip(studio=True)`
+STUDIO_SEED, STUDIO_NOISE = 11, 10 ** (-90 / 20)  # of the room of `mix_clip(studio=True)`
 
 
 # --------------------------------------------------------------------------------------------------------------- bank
@@ -489,7 +489,8 @@ def mix_clip(
     """Place the sounds to the sample, put them in a small room with a quiet noise floor -> float32 (N,), records.
 
     N = round(duration_s * sample_rate). The peak is at most 0.95; events after the end are left out. studio: always
-    the same room and level, so that only the events and their instruments are left to be learned.
+    the same room, hardly any noise, every kind as loud as a drum, so that only the events and their instruments are
+    left to be learned.
     """
     n = round(duration_s * sample_rate)
     dry = np.zeros(n, np.float64)
@@ -499,17 +500,19 @@ def mix_clip(
         if not 0 <= start < n:
             continue
         sound = bank.render(event, rng, sample_rate)
+        if studio:
+            sound = sound * 10 ** (-_LEVEL_DB.get(event.kind, 0.0) / 20)
         end = min(n, start + len(sound))
         dry[start:end] += sound[: end - start]
         placed.append(Placed(event, start, bank.record(event)))
     room = np.random.default_rng(STUDIO_SEED) if studio else rng
     wet = reverb(dry, room, sample_rate)
-    level = STUDIO_LEVEL if studio else 10 ** (rng.uniform(-9, 0) / 20)
+    level = 1.0 if studio else 10 ** (rng.uniform(-9, 0) / 20)
     mix = level * wet
     peak = np.abs(mix).max()
     if peak > 0.95:
         mix *= 0.95 / peak
-    mix = mix + room_tone(n, room, sample_rate)
+    mix = mix + (STUDIO_NOISE * rng.standard_normal(n) if studio else room_tone(n, rng, sample_rate))
     return np.clip(mix, -0.999, 0.999).astype(np.float32), placed
 
 

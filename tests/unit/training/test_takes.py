@@ -34,8 +34,10 @@ class EarForOddMaterials:
 
 def test_the_most_convincing_come_first_and_one_instance_does_not_take_all_places(monkeypatch):
     monkeypatch.setattr(takes, "_audition", lambda take, bank: tuple(take))
+    monkeypatch.setattr(takes, "crispness", lambda take, bank: 0.5 if take.kind == "glass" and take.size > 0.7 else 1.0)
     chosen = convincing_takes(5, SoundBank("train"), EarForOddMaterials())
     assert chosen["water"] == ("water/23/0.75", "water/23/0.5", "water/21/0.75", "water/21/0.5", "water/19/0.75")
+    assert chosen["glass"] == ("glass/23/0.5", "glass/21/0.5", "glass/23/0.75", "glass/21/0.75", "glass/19/0.75")
     assert all(len(names) == 5 for names in chosen.values())
 
 
@@ -55,3 +57,10 @@ def test_the_ear_names_a_synthesised_explosion_and_glass(tmp_path):
     assert max(heard["explosion"][tag] for tag in TAGS["explosion"]) > 0.5
     assert max(heard["glass"][tag] for tag in TAGS["explosion"]) < 0.3 < max(heard["glass"][t] for t in TAGS["glass"])
     assert max(ear.tags(np.zeros(SAMPLE_RATE), SAMPLE_RATE).values()) == 0
+
+
+def test_a_hit_that_is_heard_at_its_moment_is_crisp_and_a_late_one_is_not(monkeypatch):
+    bank, take, audition = SoundBank("train"), Take("wood", 0, 0.5), takes._audition
+    assert takes.crispness(take, bank) > 0.8
+    monkeypatch.setattr(takes, "_audition", lambda take, bank: np.roll(audition(take, bank), SAMPLE_RATE // 20))
+    assert takes.crispness(take, bank) < 0.2
