@@ -87,8 +87,8 @@ def convincing_takes(
         for take in sorted(margins, key=lambda one: -margins[one]):
             if sum(other.material == take.material for other in best) < PER_MATERIAL:
                 best.append(take)
-        best = best[:per_kind]
-        chosen[kind] = tuple(take.name for take in sorted(best, key=lambda take: -min(CRISP, round(crispness(take, bank), 1))))
+        crisp = {take: min(CRISP, round(crispness(take, bank), 1)) for take in best[:per_kind]}
+        chosen[kind] = tuple(take.name for take in sorted(crisp, key=lambda take: -crisp[take]))
     return chosen
 
 
