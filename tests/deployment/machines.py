@@ -36,6 +36,24 @@ def running_registry(engine: Engine) -> Iterator[str]:
         yield REGISTRY
 
 
+@dataclass
+class Published:
+    """Our images in a registry. `arguments` of ansible-playbook put them there."""
+
+    registry: str
+    tag: str
+    digests_file: Path
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def postgres(self) -> str:
+        return f"{self.registry}/postgres:{self.tag}"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return json.loads(self.digests_file.read_text())
+
+
 @dataclass(frozen=True)
 class Played:
     """What a run of ansible-playbook said."""
@@ -59,12 +77,12 @@ class Played:
         return [name.split("]")[0] for name in names if re.search(r"^changed: ", name, re.MULTILINE)]
 
 
-def play(engine: Engine, playbook: str, *arguments: str, within_s: float = 1800) -> Played:
+def play(engine: Engine, playbook: str, *arguments: str, within_s: float = 1800, **environment: str) -> Played:
     """A playbook as people run it, from deployment/, with this engine as the docker of the machine."""
     done = subprocess.run(
         [tool("ansible-playbook"), playbook, *arguments],
         cwd=ROOT / "deployment",
-        env=engine.environment(ANSIBLE_NOCOLOR="1", ANSIBLE_HOME=str(engine.run_dir / "ansible")),
+        env=engine.environment(ANSIBLE_NOCOLOR="1", ANSIBLE_HOME=str(engine.run_dir / "ansible"), **environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
