@@ -58,7 +58,7 @@ def start() -> None:
         return
     with LOG.open("wb") as log:
         subprocess.Popen(
-            ["nice", "-n", "10", sys.executable, "-m", "tests.deployment.kube_build"],
+            ["nice", "-n", "5", sys.executable, "-m", "tests.deployment.kube_build"],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
