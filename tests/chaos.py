@@ -45,6 +45,13 @@ class Member:
             self._command, env=self._environment, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def kill(self, with_signal: int = signal.SIGKILL) -> None:
         with suppress(ProcessLookupError):
             self._process.send_signal(with_signal)
@@ -158,16 +165,9 @@ def _recorded(folder: Path, database_url: str, ids: set[str]) -> set[tuple[str, 
 
     async def read() -> set[tuple[str, str]]:
         database = Database.of(Settings(data_dir=folder / "var", database_url=database_url))
-        async with database.engine.connect() as db:
-            rows = (await db.execute(text("SELECT id, state, attempt FROM jobs"))).all()
-            counts = (
-                await db.execute(
-                    text(
-                        "SELECT job_id, count(*) FROM job_events WHERE event IN "
-                        "('succeeded', 'failed', 'canceled') GROUP BY job_id"
-                    )
-                )
-            ).all()
+        rows = await database.read(lambda db: db.execute(text("SELECT id, state, attempt FROM jobs")).all())
+        outcomes = "SELECT job_id, count(*) FROM job_events WHERE event IN ('succeeded', 'failed', 'canceled')"
+        counts = await database.read(lambda db: db.execute(text(f"{outcomes} GROUP BY job_id")).all())
         await database.close()
         assert {(row.id, row.state) for row in rows} == {(job_id, "succeeded") for job_id in ids}
         assert {tuple(row) for row in counts} == {(job_id, 1) for job_id in ids}, "exactly one recorded outcome"

@@ -18,7 +18,6 @@ from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_service.api import logs, problems, schemas
@@ -61,6 +60,13 @@ CSP = (
 )
 DOCS_CSP = CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")  # Swagger UI writes styles
 SHARED_CSP = CSP.replace("base-uri 'none'", "base-uri 'self'")
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
 DOCS_HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Silence to Sound: API</title><link rel="stylesheet" href="docs/assets/swagger-ui.css">
@@ -133,14 +139,11 @@ class Edge:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._count(scope, message["status"], time.monotonic() - started_s)
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = scope["request_id"]
-                headers["Content-Security-Policy"] = _policy(scope["path"])
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["Cross-Origin-Opener-Policy"] = "same-origin"
-                headers["Cross-Origin-Resource-Policy"] = "same-origin"
-                headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
+                own = (
+                    (b"x-request-id", scope["request_id"].encode()),
+                    (b"content-security-policy", _policy(scope["path"])),
+                )
+                message["headers"] = [*message.get("headers", ()), *own, *SECURITY_HEADERS]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -156,10 +159,10 @@ class Edge:
         log.info("%s %s: %d after %.0f ms", method, route, status, 1000 * seconds)
 
 
-def _policy(path: str) -> str:
+def _policy(path: str) -> bytes:
     if path == "/docs":
-        return DOCS_CSP
-    return SHARED_CSP if path.startswith("/s/") else CSP
+        return DOCS_CSP.encode()
+    return SHARED_CSP.encode() if path.startswith("/s/") else CSP.encode()
 
 
 def _add_metrics(app: FastAPI, metrics: Metrics) -> None:

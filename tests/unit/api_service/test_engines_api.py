@@ -35,8 +35,7 @@ async def shared(request, config) -> AsyncIterator[Settings]:
     server = request.getfixturevalue("postgres")
     name = f"t{uuid.uuid4().hex[:12]}"
     admin = Database(f"postgresql+asyncpg://s2s@127.0.0.1:{server.port}/postgres")
-    async with admin.engine.connect() as db:
-        await (await db.execution_options(isolation_level="AUTOCOMMIT")).exec_driver_sql(f"CREATE DATABASE {name}")
+    await admin.read(lambda db: db.exec_driver_sql(f"CREATE DATABASE {name}"))  # not in a transaction
     await admin.close()
     url = server.url.replace("/postgres", f"/{name}")
     yield config.model_copy(update={"database_url": url, "secret_key": Settings(secret_key="k" * 32).secret_key})
