@@ -186,7 +186,6 @@ def _start_control_plane(engine: Engine, folder: Path) -> None:
         f"--data-dir={folder}/etcd",
         f"--listen-client-urls={address}",
         f"--advertise-client-urls={address}",
-        "--unsafe-no-fsync",
     )
     engine.start(
         "apiserver",
