@@ -35,6 +35,7 @@ EXTRAS = {
 }
 ENGINE = runpy.run_path(str(ROOT / "src/s2s/wavenet_vocoder/engine/build.py"))  # optional: works without a compiler
 EXTRAS["all"] = sorted({requirement for role in EXTRAS.values() for requirement in role})
+EXTRAS["load"] = ["locust>=2.40"]  # in an environment of its own (`make load`): it puts itself into every pytest run
 
 setup(
     name="silence-to-sound",

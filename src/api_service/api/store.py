@@ -18,7 +18,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, null, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Float,
+    Select,
+    String,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from api_service.api.blobs import result_name
@@ -121,6 +134,37 @@ class Signals:
                 del self._waiting[key]
 
 
+def _standing() -> Select:
+    """One row: place in the queue of the job with :created_at and :job_id, how many run, mean run time of the last."""
+    at, job_id = bindparam("created_at", type_=Float), bindparam("job_id", type_=String)
+    ahead = select(1 + func.count()).where(
+        jobs.c.state == State.QUEUED,
+        or_(jobs.c.created_at < at, and_(jobs.c.created_at == at, jobs.c.id < job_id)),
+    )
+    running = select(func.count()).where(jobs.c.state.in_(ACTIVE))
+    took_s = (jobs.c.finished_at - jobs.c.started_at).label("took_s")
+    succeeded = select(took_s).where(jobs.c.state == State.SUCCEEDED)
+    recent = succeeded.order_by(jobs.c.created_at.desc()).limit(20).subquery()  # an index knows these
+    mean_s = select(func.avg(recent.c.took_s))
+    return select(ahead.scalar_subquery(), running.scalar_subquery(), mean_s.scalar_subquery())
+
+
+# What is read with every request is built once: to put a statement together takes longer than to execute it.
+BY_ID, BY_KEY, BY_SHARE = (
+    select(jobs).where(column == bindparam("wanted"))
+    for column in (jobs.c.id, jobs.c.idempotency_key, jobs.c.share_hash)
+)
+STANDING = _standing()
+WAITING = select(func.count()).where(jobs.c.state == State.QUEUED)
+WAITING_OF = WAITING.where(jobs.c.owner == bindparam("owner"))
+STORED = select(func.coalesce(func.sum(jobs.c.stored_bytes), 0))
+EVENTS_AFTER = (
+    select(job_events.c.seq, job_events.c.event, job_events.c.data)
+    .where(job_events.c.job_id == bindparam("job_id"), job_events.c.seq > bindparam("seen"))
+    .order_by(job_events.c.seq)
+)
+
+
 @whole
 class JobStore:
     """`signals` keys: a job's id (something changed), "stop:<id>" (its work should stop), "queue" (a job waits)."""
@@ -164,13 +208,13 @@ class JobStore:
         return Job.from_row(row)
 
     async def get(self, job_id: str) -> Job | None:
-        return await self._one(jobs.c.id == job_id)
+        return await self._one(BY_ID, job_id)
 
     async def by_key(self, idempotency_key: str) -> Job | None:
-        return await self._one(jobs.c.idempotency_key == idempotency_key)
+        return await self._one(BY_KEY, idempotency_key)
 
     async def by_share(self, share_hash: str) -> Job | None:
-        return await self._one(jobs.c.share_hash == share_hash)
+        return await self._one(BY_SHARE, share_hash)
 
     async def page(self, owner: str, state: State | None, before: tuple[float, str] | None, limit: int) -> list[Job]:
         """An owner's jobs, newest first, that are older than the job with this (created_at, id)."""
@@ -193,8 +237,8 @@ class JobStore:
         more = {"stored_bytes": jobs.c.stored_bytes + n_bytes}
         await self._write(lambda db: db.execute(update(jobs).where(jobs.c.id == job_id).values(more)))
 
-    async def _one(self, condition: Any) -> Job | None:
-        row = await self._read(lambda db: db.execute(select(jobs).where(condition)).one_or_none())
+    async def _one(self, query: Select, wanted: str) -> Job | None:
+        row = await self._read(lambda db: db.execute(query, {"wanted": wanted}).one_or_none())
         return None if row is None else Job.from_row(row)
 
     async def cancel(self, job_id: str) -> Job | None:
@@ -218,32 +262,17 @@ class JobStore:
         return found
 
     async def queue(self, job: Job) -> Queue:
-        ahead = select(1 + func.count()).where(
-            jobs.c.state == State.QUEUED,
-            or_(jobs.c.created_at < job.created_at, and_(jobs.c.created_at == job.created_at, jobs.c.id < job.id)),
-        )
-        running = select(func.count()).where(jobs.c.state.in_(ACTIVE))
-        recent = (
-            select(jobs.c.finished_at - jobs.c.started_at)
-            .where(jobs.c.result_bytes.is_not(None))
-            .order_by(jobs.c.finished_at.desc())
-            .limit(20)
-            .subquery()
-        )
-        position = ahead.scalar_subquery() if job.state == State.QUEUED else null()
-        mean_s = select(func.avg(recent.c[0])).scalar_subquery()
-        asked = select(position, running.scalar_subquery(), mean_s)
-        return Queue(*await self._read(lambda db: db.execute(asked).one()))
+        asked = {"created_at": job.created_at, "job_id": job.id}
+        position, running, mean_s = await self._read(lambda db: db.execute(STANDING, asked).one())
+        return Queue(position if job.state == State.QUEUED else None, running, mean_s)
 
     async def waiting(self, owner: str | None = None) -> int:
         """How many jobs wait, of an owner or of all."""
-        query = select(func.count()).where(jobs.c.state == State.QUEUED)
-        query = query if owner is None else query.where(jobs.c.owner == owner)
-        return await self._read(lambda db: db.scalar(query))
+        query = WAITING if owner is None else WAITING_OF
+        return await self._read(lambda db: db.scalar(query, {"owner": owner}))
 
     async def stored_bytes(self) -> int:
-        query = select(func.coalesce(func.sum(jobs.c.stored_bytes), 0))
-        return int(await self._read(lambda db: db.scalar(query)))
+        return int(await self._read(lambda db: db.scalar(STORED)))
 
     async def census(self) -> tuple[dict[str, int], float]:
         """State -> number of jobs; seconds that the oldest waiting job has waited, 0 when none does."""
@@ -256,12 +285,8 @@ class JobStore:
         return await self._read(look)
 
     async def events_after(self, job_id: str, seq: int) -> list[JobEvent]:
-        query = (
-            select(job_events.c.seq, job_events.c.event, job_events.c.data)
-            .where(job_events.c.job_id == job_id, job_events.c.seq > seq)
-            .order_by(job_events.c.seq)
-        )
-        return await self._read(lambda db: [JobEvent(*row) for row in db.execute(query)])
+        asked = {"job_id": job_id, "seen": seq}
+        return await self._read(lambda db: [JobEvent(*row) for row in db.execute(EVENTS_AFTER, asked)])
 
     # What workers do
 
