@@ -13,7 +13,7 @@ import pytest
 from tests.deployment import bases, kube_build
 from tests.deployment.engine import CannotRun, Engine, running_engine
 from tests.deployment.images import RECIPES, base_of, build
-from tests.deployment.machines import Published, play, running_registry
+from tests.deployment.machines import Published, hand_over, play, running_registry
 from tests.deployment.tools import CACHE
 
 
@@ -43,6 +43,7 @@ def published(engine: Engine, registry: str, tmp_path_factory) -> Published:
     """What deploy-docker-images.yml has put into the registry."""
     for name in ("torch-base", "api-service", "frontend", "model-server"):
         build(engine, name)  # in the engine's cache, so that the playbook's own builds are quick
+    hand_over(engine, base_of(engine, "torch-base"))
     with_base = {name: base_of(engine, name) for name, recipe in RECIPES.items() if recipe.argument == "BASE_IMAGE"}
     to = Published(f"{registry}/silence-to-sound", "0123456789ab", tmp_path_factory.mktemp("images") / "digests.json")
     variables = {
