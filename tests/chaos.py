@@ -29,6 +29,7 @@ QUICK = {
     "S2S_MAX_QUEUED_PER_OWNER": "1000",
     "S2S_UPLOADS_PER_MIN": "100000",
 }
+GATEWAY = [sys.executable, "-m", "api_service"]
 CLI = [sys.executable, "-c", "from s2s.cli import main; main()"]
 
 
@@ -90,9 +91,8 @@ def run_chaos(
         "S2S_PORT": str(gateway_port),
     }
     uvicorn = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--host", "127.0.0.1"]
-    gateway = [*uvicorn, "--factory", "api_service.api.service:create_app", "--port", str(gateway_port)]
     model = [*uvicorn, "tests.instant_model:app", "--port", str(model_port)]
-    members = [Member("gateway", gateway, environment, folder), Member("model", model, environment, folder)]
+    members = [Member("gateway", GATEWAY, environment, folder), Member("model", model, environment, folder)]
     members += [Member(f"worker-{n}", [*CLI, "worker"], environment, folder) for n in range(n_workers)]
     url, deadline_s, kills = f"http://127.0.0.1:{gateway_port}", time.monotonic() + within_s, 0
     try:

@@ -22,7 +22,7 @@ from statistics import quantiles
 
 import httpx
 import psutil
-from tests.chaos import Member, free_port
+from tests.chaos import GATEWAY, Member, free_port
 from tests.clips import film
 
 CLIP_BYTES = 5_000_000
@@ -46,12 +46,12 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
     environment = {
         **os.environ, "S2S_DATA_DIR": str(folder / "var"), "S2S_CANCEL_DIR": str(folder / "cancel"),
         "S2S_MODEL_SERVER_URL": f"http://127.0.0.1:{model_port}", "S2S_DATABASE_URL": options.database_url,
-        "S2S_SECRET_KEY": "k" * 32, "S2S_MAX_QUEUED": "10000", "S2S_LOG_LEVEL": "WARNING",
+        "S2S_SECRET_KEY": "k" * 32, "S2S_PORT": str(gateway_port), "S2S_MAX_QUEUED": "10000",
+        "S2S_LOG_LEVEL": "WARNING",
     }  # fmt: skip
-    uvicorn = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--no-access-log", "--port"]
-    gateway_command = [*uvicorn, str(gateway_port), "--factory", "api_service.api.service:create_app"]
-    model = Member("model", [*uvicorn, str(model_port), "tests.instant_model:app"], environment, folder)
-    gateway = Member("gateway", gateway_command, environment, folder)
+    model_command = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--port", str(model_port)]
+    model = Member("model", [*model_command, "tests.instant_model:app"], environment, folder)
+    gateway = Member("gateway", GATEWAY, environment, folder)
     process = psutil.Process(gateway.pid)
     process.cpu_affinity(cores[:1])
     psutil.Process(model.pid).cpu_affinity(cores[-1:])

@@ -1,4 +1,4 @@
-"""The gateway:  uvicorn --factory api_service.api.service:create_app
+"""The gateway: python -m api_service
 
 `create_app` builds everything that a request needs and nothing else; the behaviour is in the modules it imports.
 """
