@@ -2,9 +2,9 @@
 
 `make test` asks for those of its tests, `make test-deploy` (argument: deploy) for a Docker engine and what it needs.
 
-Chromium drives the browser tests, PostgreSQL the tests of a shared job table, strace sees which files a gateway opens.
-Where they are missing and cannot be installed, those tests are skipped with the reason, except in continuous
-integration (CI=true), where that is a failure.
+Chromium drives the browser tests, PostgreSQL holds shared job tables, strace sees which files a gateway opens, nginx
+stands before two of them. Where they are missing and cannot be installed, those tests are skipped with the reason,
+except in continuous integration (CI=true), where that is a failure.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 PACKAGES = {  # Debian package -> how to see that it is there
     "chromium": lambda: shutil.which("chromium") or shutil.which("google-chrome"),
     "strace": lambda: shutil.which("strace"),
+    "nginx-light": lambda: shutil.which("nginx"),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
 }
 GO_SOURCES = Path("/usr/share/gocode/src/github.com")

@@ -22,7 +22,7 @@ from statistics import quantiles
 
 import httpx
 import psutil
-from tests.chaos import GATEWAY, Member, free_port
+from tests.chaos import GATEWAY, INSTANT_MODEL, Member, free_port
 from tests.clips import film
 
 CLIP_BYTES = 5_000_000
@@ -49,8 +49,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
         "S2S_SECRET_KEY": "k" * 32, "S2S_PORT": str(gateway_port), "S2S_MAX_QUEUED": "10000",
         "S2S_LOG_LEVEL": "WARNING",
     }  # fmt: skip
-    model_command = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--port", str(model_port)]
-    model = Member("model", [*model_command, "tests.instant_model:app"], environment, folder)
+    model = Member("model", [*INSTANT_MODEL, str(model_port)], environment, folder)
     gateway = Member("gateway", GATEWAY, environment, folder)
     process = psutil.Process(gateway.pid)
     process.cpu_affinity(cores[:1])
