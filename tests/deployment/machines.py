@@ -76,6 +76,9 @@ def hand_over(engine: Engine, image: str) -> None:
         return {"mediaType": f"application/vnd.docker.{kind}", "size": size, "digest": f"sha256:{digest}"}
 
     (content,) = json.loads(_blob(digests["manifest.json"][0]).read_text())
+    # An image of another name for the same content would not be pulled: the engine has it.
+    config = json.loads(_blob(digests[content["Config"]][0]).read_text()) | {"comment": "handed over"}
+    digests[content["Config"]] = _store_blob(io.BytesIO(json.dumps(config).encode()))
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
