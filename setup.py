@@ -31,7 +31,7 @@ EXTRAS = {
     "data": ["yt-dlp>=2026.3", "obstore>=0.8"],  # collects videos; keeps sets in object storage
     "workflow": ["kfp>=2.14,<2.17"],  # newer ones pin requests to one version
     "test": ["pytest>=8", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.130",
-             "playwright>=1.55", "axe-playwright-python>=0.1.8", "ruff>=0.14"],
+             "schemathesis>=4.30", "playwright>=1.55", "axe-playwright-python>=0.1.8", "ruff>=0.14"],
 }
 ENGINE = runpy.run_path(str(ROOT / "src/s2s/wavenet_vocoder/engine/build.py"))  # optional: works without a compiler
 EXTRAS["all"] = sorted({requirement for role in EXTRAS.values() for requirement in role})

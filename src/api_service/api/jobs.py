@@ -109,7 +109,7 @@ class JobWorker:
         try:
             with self._blobs.scratch() as folder:
                 result = await self._models.generate(
-                    await self._blobs.get(job.id, UPLOAD),
+                    await self._upload(job),
                     folder / "out",
                     request_id=_request_id(job),
                     wishes=job.asked,
@@ -133,10 +133,10 @@ class JobWorker:
         except (UpstreamError, ProcessingError) as exc:
             outcome = exc.code
             await self._again(job, exc)
-        except FileNotFoundError:  # deleted; where the row is still there, it says so
-            outcome = "gone"
-            exc = InputError("The upload is gone.", code="gone", hint="Send the clip again.")
-            await self._store.fail(job, Problem.from_error(exc, job.id))
+        except OSError as exc:  # the disk is full, the object store is away: ours, not the clip's
+            log.exception("job %s: attempt %d has no place for its result", job.id, job.attempt)
+            outcome = "storage"
+            await self._again(job, ProcessingError(f"The result could not be kept: {exc}"))
         finally:
             if not kept:
                 await self._discard(job, name)
@@ -145,6 +145,12 @@ class JobWorker:
             self._metrics.run_seconds.observe(time.monotonic() - started_s)
         log.info("job %s: %s after %.1f s", job.id, outcome, time.monotonic() - started_s)
         return True
+
+    async def _upload(self, job: Job) -> Path:
+        try:
+            return await self._blobs.get(job.id, UPLOAD)
+        except FileNotFoundError as exc:  # deleted; where the row is still there, it says so
+            raise InputError("The upload is gone.", code="gone", hint="Send the clip again.") from exc
 
     async def _discard(self, job: Job, name: str) -> None:
         """A result that nobody recorded; the whole job's files where the job itself is gone."""
