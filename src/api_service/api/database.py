@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -35,12 +37,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy import inspect as inspect_tables
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from s2s.config import Settings
-from s2s.errors import ArtifactError
+from s2s.errors import ArtifactError, UpstreamError
 
 Store, Found = TypeVar("Store"), TypeVar("Found")
 FIRST_REVISION = "0001"
@@ -142,6 +145,24 @@ def whole(store: type[Store]) -> type[Store]:
     return store
 
 
+class DatabaseAway(UpstreamError):
+    """It cannot be reached, or cannot answer now: restarted, locked, out of disk."""
+
+    default_code = "database_away"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, OSError, asyncpg.PostgresError) as exc:
+        raise DatabaseAway("The database does not answer.", hint="Try again in a while.") from exc
+    except DBAPIError as exc:
+        if not exc.connection_invalidated:
+            raise
+        raise DatabaseAway("The connection to the database broke.", hint="Try again in a while.") from exc
+
+
 class Database:
     """`read` looks something up, `write` changes something; both are given a plain function of a `Connection`.
 
@@ -161,22 +182,30 @@ class Database:
             self._server = create_async_engine(url, pool_pre_ping=True, pool_size=10)
 
     async def read(self, look: Callable[[Connection], Found]) -> Found:
-        """What `look` finds. Each of its statements sees what is committed when it starts."""
+        """What `look` finds. Each of its statements sees what is committed when it starts. Raises DatabaseAway."""
         if self.embedded:
             return await asyncio.get_running_loop().run_in_executor(self._readers, self._in_file, look, False)
+        with _translated():
+            return await self._ask_server(look)
+
+    async def _ask_server(self, look: Callable[[Connection], Found]) -> Found:
         async with self._server.connect() as db:
             await db.execution_options(isolation_level="AUTOCOMMIT")  # spares BEGIN and ROLLBACK
             return await db.run_sync(look)
 
     async def write(self, change: Callable[[Connection], Found]) -> Found:
-        """What `change` returns, once its transaction is committed; an exception rolls it back."""
+        """What `change` returns, once its transaction is committed; an exception rolls it back.
+
+        Raises DatabaseAway; the transaction may then have been committed all the same.
+        """
         if self.embedded:
             return await asyncio.get_running_loop().run_in_executor(self._writer, self._in_file, change, True)
-        async with self._server.begin() as db:
-            return await db.run_sync(change)
+        with _translated():
+            async with self._server.begin() as db:
+                return await db.run_sync(change)
 
     def _in_file(self, act: Callable[[Connection], Found], writes: bool) -> Found:
-        with self._file.connect().execution_options(s2s_write=writes) as db, db.begin():
+        with _translated(), self._file.connect().execution_options(s2s_write=writes) as db, db.begin():
             return act(db)
 
     @classmethod

@@ -57,6 +57,7 @@ SAID = {
     "rate_limited": "Too many in a short time; `Retry-After` tells when to try again.",
     "storage_full": "The storage quota is used up; results that expire make room.",
     "too_many_uploads": "Too many uploads are coming in; try again at once.",
+    "database_away": "The database does not answer now; nothing that was accepted is lost.",
     "queue_full": "Too many jobs wait; try again later.",
     "internal": "Something failed on our side.",
 }

@@ -398,7 +398,7 @@ async def livez() -> schemas.Health:
     return schemas.Health()
 
 
-@about_api.get("/readyz", summary="Jobs can be taken", responses=describe("internal"))
+@about_api.get("/readyz", summary="Jobs can be taken", responses=describe("database_away"))
 async def readyz(service: ServiceOf) -> schemas.Health:
     """Ready means that the database answers. It does not depend on the model server: jobs wait for that."""
     await service.store.waiting()

@@ -52,6 +52,7 @@ class State(StrEnum):
 
 
 FINISHED = {State.SUCCEEDED, State.FAILED, State.CANCELED, State.EXPIRED}
+CLOCK_S = 60.0  # what lies further ahead was written before the clock was put back; no back-off is so long
 ACTIVE = {State.RUNNING, State.CANCELING}
 
 
@@ -292,7 +293,8 @@ class JobStore:
 
     async def claim(self, lease_s: float) -> Job | None:
         """The oldest job that may run, now leased to the caller with a new attempt."""
-        due = select(jobs.c.id).where(jobs.c.state == State.QUEUED, jobs.c.not_before <= NOW)
+        now = or_(jobs.c.not_before <= NOW, jobs.c.not_before > NOW + CLOCK_S)
+        due = select(jobs.c.id).where(jobs.c.state == State.QUEUED, now)
         oldest = due.order_by(jobs.c.created_at, jobs.c.id).limit(1).with_for_update(skip_locked=True)
         values = {
             "state": State.RUNNING,
@@ -364,9 +366,10 @@ class JobStore:
         self.signals.send(job.id, "queue")
         return seq is not None
 
-    async def lost(self) -> list[Job]:
-        """Running jobs whose lease has run out: each is to be taken over by `take_over`."""
-        query = select(jobs).where(jobs.c.state.in_(ACTIVE), jobs.c.lease_until < NOW)
+    async def lost(self, lease_s: float) -> list[Job]:
+        """Running jobs whose lease has run out, or lasts longer than any: the clock was put back."""
+        over = or_(jobs.c.lease_until < NOW, jobs.c.lease_until > NOW + lease_s + CLOCK_S)
+        query = select(jobs).where(jobs.c.state.in_(ACTIVE), over)
         return await self._read(lambda db: [Job.from_row(row) for row in db.execute(query)])
 
     async def expire(self, ttl_s: float) -> list[str]:

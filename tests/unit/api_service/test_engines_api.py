@@ -75,7 +75,7 @@ async def test_a_worker_that_lost_its_lease_changes_nothing(store):
     await waiting(store)
     old = await store.claim(0.01)
     await asyncio.sleep(0.05)
-    assert [job.id for job in await store.lost()] == [old.id]
+    assert [job.id for job in await store.lost(30)] == [old.id]
     assert await store.release(old, 0.0, counts=True)
     new = await store.claim(30)
     assert (new.id, new.attempt, new.failures) == (old.id, old.attempt + 1, 1)
