@@ -96,8 +96,9 @@ def running_cluster(engine: Engine) -> Iterator[Cluster]:
         cluster = Cluster(engine, folder, kubeconfig)
         _make_pause_image(engine)
         _show_settings(engine, folder)
-        _start_control_plane(engine, folder)
+        _start_api_server(engine, folder)
         wait_for("API server", lambda: cluster.kubectl("get", "--raw=/readyz", check=False) == "ok", 180, every_s=1)
+        _start_controllers(engine, folder)
         _start_node(engine, folder)
         stack.enter_context(_cluster_dns(cluster))
 
@@ -177,7 +178,7 @@ def _show_settings(engine: Engine, folder: Path) -> None:
         subprocess.run(engine.inside("mount", "--bind", str(path), f"/proc/sys/{name}"), check=True)
 
 
-def _start_control_plane(engine: Engine, folder: Path) -> None:
+def _start_api_server(engine: Engine, folder: Path) -> None:
     programs = kube_build.FOLDER
     address = "http://127.0.0.1:2379"
     engine.start(
@@ -209,6 +210,11 @@ def _start_control_plane(engine: Engine, folder: Path) -> None:
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
     )
+
+
+def _start_controllers(engine: Engine, folder: Path) -> None:
+    """Once the API server has its first rights to give: they end when they are refused."""
+    programs = kube_build.FOLDER
     engine.start(
         "controller-manager",
         f"{programs}/kube-controller-manager",
