@@ -94,6 +94,8 @@ def running_cluster(engine: Engine) -> Iterator[Cluster]:
     with engine.published(PORT) as port, ExitStack() as stack:
         kubeconfig = _kubeconfig(folder, "admin", port)
         cluster = Cluster(engine, folder, kubeconfig)
+        for name in ("etcd", "apiserver", "controller-manager", "scheduler", "kube-proxy", "kubelet"):
+            stack.callback(engine.stop, name)
         _make_pause_image(engine)
         _show_settings(engine, folder)
         _start_api_server(engine, folder)
@@ -111,8 +113,6 @@ def running_cluster(engine: Engine) -> Iterator[Cluster]:
         except TimeoutError as exc:
             raise RuntimeError(engine.log("kubelet")) from exc
         yield cluster
-        for name in ("kubelet", "kube-proxy", "scheduler", "controller-manager", "apiserver", "etcd"):
-            engine.stop(name)
 
 
 # --- certificates ---

@@ -83,8 +83,9 @@ class Engine:
         return self._start(name, self.inside(*command), environment)
 
     def stop(self, name: str) -> None:
-        """Ends a server that `start` started."""
-        process = self._processes.pop(name)
+        """Ends a server, if `start` started it."""
+        if not (process := self._processes.pop(name, None)):
+            return
         if pid := self._child_of(process):
             os.kill(pid, signal.SIGTERM)
         try:
