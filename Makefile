@@ -7,10 +7,11 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOCUST := .venvs/load/bin/locust
 TEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-deploy test-soak lint lint-deploy pins bench train-tiny train workflow workflow-compile clean
+.PHONY: help setup demo serve test test-deploy test-soak load lint lint-deploy pins bench train-tiny train workflow workflow-compile clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +47,13 @@ test-deploy: $(READY) ## images, Compose, playbooks and Kubernetes on real engin
 test-soak: $(READY) ## long chaos and fuzz runs, by hand and nightly
 	$(BIN)/python tests/setup_system.py
 	$(BIN)/python -m pytest -m soak $(TEST_ARGS)
+
+load: $(READY) $(LOCUST) ## what the gateway costs by itself: status reads and 5 MB uploads, on one core
+	$(BIN)/python -m tests.load --locust $(LOCUST)
+
+$(LOCUST):
+	$(PYTHON) -m venv .venvs/load
+	.venvs/load/bin/python -m pip install --quiet -c constraints.txt locust
 
 lint: $(READY) ## ruff
 	$(BIN)/ruff check src tests setup.py

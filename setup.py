@@ -15,8 +15,9 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "src/s2s/__init__.py").rea
 CORE = ["pydantic>=2.12,<3", "pydantic-settings>=2.12,<3", "typer>=0.20", "rich>=14"]
 MEDIA = ["av>=17,<19", "numpy>=2.0,<3", "imageio-ffmpeg>=0.6"]  # the last is used where the system has no ffmpeg
 EXTRAS = {
-    "gateway": ["fastapi>=0.135,<1", "uvicorn>=0.35,<1", "httpx>=0.28,<0.29", "python-multipart>=0.0.34",
-                "fastapi-offline>=1.7", "SQLAlchemy[asyncio]>=2.1,<3", "aiosqlite>=0.20", "asyncpg>=0.30",
+    "gateway": ["fastapi>=0.135,<1", "uvicorn>=0.35,<1", "httptools>=0.6.3", "uvloop>=0.21",
+                "httpx>=0.28,<0.29", "python-multipart>=0.0.34", "fastapi-offline>=1.7",
+                "SQLAlchemy[asyncio]>=2.1,<3", "asyncpg>=0.30",
                 "alembic>=1.16", "prometheus-client>=0.22", "obstore>=0.8", "numpy>=2.0,<3",
                 "imageio-ffmpeg>=0.6"],
     "generate": [*MEDIA, "torch>=2.13,<3", "torchvision>=0.28", "opencv-python-headless>=4.10,<6",
@@ -30,10 +31,11 @@ EXTRAS = {
     "data": ["yt-dlp>=2026.3", "obstore>=0.8"],  # collects videos; keeps sets in object storage
     "workflow": ["kfp>=2.14,<2.17"],  # newer ones pin requests to one version
     "test": ["pytest>=8", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.130",
-             "playwright>=1.55", "axe-playwright-python>=0.1.8", "ruff>=0.14"],
+             "schemathesis>=4.30", "playwright>=1.55", "axe-playwright-python>=0.1.8", "ruff>=0.14"],
 }
 ENGINE = runpy.run_path(str(ROOT / "src/s2s/wavenet_vocoder/engine/build.py"))  # optional: works without a compiler
 EXTRAS["all"] = sorted({requirement for role in EXTRAS.values() for requirement in role})
+EXTRAS["load"] = ["locust>=2.40"]  # in an environment of its own (`make load`): it puts itself into every pytest run
 
 setup(
     name="silence-to-sound",

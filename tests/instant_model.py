@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from s2s.config import settings
 from s2s.events import Progress, Stage
 
 REPORT = {"duration_s": 1.0, "sample_rate": 22050, "category": "drum", "category_confidence": 0.9, "events": []}
+STEPS = int(os.environ.get("INSTANT_STEPS", "1"))  # of each of its two stages, 50 ms each
 slots = asyncio.Semaphore(3)
 
 
@@ -31,8 +33,9 @@ async def predict(request: Request) -> Response:
     async def lines() -> AsyncIterator[str]:
         async with slots:
             for stage in (Stage.FRAMES, Stage.MEL):
-                yield wire.progress_line(Progress(stage, 1, 2))
-                await asyncio.sleep(0.05)
+                for step in range(1, STEPS + 1):
+                    yield wire.progress_line(Progress(stage, step, STEPS))
+                    await asyncio.sleep(0.05)
             video = asked.file + b"\0\0\0\x0cfree" + hashlib.sha256(asked.file).digest()[:4]
             for line in wire.chunk_lines(video):
                 yield line

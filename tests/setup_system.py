@@ -2,9 +2,9 @@
 
 `make test` asks for those of its tests, `make test-deploy` (argument: deploy) for a Docker engine and what it needs.
 
-Chromium drives the browser tests, PostgreSQL the tests of a shared job table, strace sees which files a gateway opens.
-Where they are missing and cannot be installed, those tests are skipped with the reason, except in continuous
-integration (CI=true), where that is a failure.
+Chromium drives the browser tests, PostgreSQL holds shared job tables, strace sees which files a gateway opens, nginx
+stands before two of them. Where they are missing and cannot be installed, those tests are skipped with the reason,
+except in continuous integration (CI=true), where that is a failure.
 """
 
 import os
@@ -16,8 +16,10 @@ from pathlib import Path
 PACKAGES = {  # Debian package -> how to see that it is there
     "chromium": lambda: shutil.which("chromium") or shutil.which("google-chrome"),
     "strace": lambda: shutil.which("strace"),
+    "nginx-light": lambda: shutil.which("nginx"),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
 }
+GO_SOURCES = Path("/usr/share/gocode/src/github.com")
 DEPLOYMENT_PACKAGES = {  # a Docker engine that is started by hand, a registry, base systems, ssh
     "docker.io": lambda: shutil.which("dockerd"),
     "docker-registry": lambda: shutil.which("docker-registry"),
@@ -25,6 +27,18 @@ DEPLOYMENT_PACKAGES = {  # a Docker engine that is started by hand, a registry, 
     "mmdebstrap": lambda: shutil.which("mmdebstrap"),
     "openssh-client": lambda: shutil.which("ssh"),
     "slirp4netns": lambda: shutil.which("slirp4netns"),
+    # A Kubernetes node: what it stands on, and what compiles it.
+    "conntrack": lambda: shutil.which("conntrack"),
+    "dnsmasq-base": lambda: shutil.which("dnsmasq"),
+    "dpkg-dev": lambda: shutil.which("dpkg-source"),
+    "etcd-server": lambda: shutil.which("etcd"),
+    "gcc": lambda: shutil.which("gcc"),
+    "golang-github-modern-go-reflect2-dev": lambda: (GO_SOURCES / "modern-go/reflect2").exists(),
+    "golang-go": lambda: shutil.which("go"),
+    "libc6-dev": lambda: Path("/usr/include/stdio.h").exists(),
+    "make": lambda: shutil.which("make"),
+    "rsync": lambda: shutil.which("rsync"),
+    "socat": lambda: shutil.which("socat"),
 }
 
 

@@ -393,6 +393,17 @@ def bundle_promote(
     print(json.dumps({"better": verdict.better, "why": verdict.why, "served": str(current(store))}))
 
 
+@bundle_app.command("pull")
+def bundle_pull(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder, gs:// or s3:// that bundles are promoted in.")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="Where the bundle goes; replaced.")],
+) -> None:
+    """Bring the current bundle of a store here, e.g. to build the model server's image with it."""
+    from s2s.training.promote import pull_current
+
+    print(pull_current(store, out_dir))
+
+
 @bundle_app.command("measure")
 def bundle_measure(
     path: Annotated[Path | None, typer.Argument(help="Bundle folder. Default: the one that ships.")] = None,

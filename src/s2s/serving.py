@@ -106,24 +106,7 @@ class Stack:
 
     def start_gateway(self) -> None:
         """Also used to start it again; jobs are in `data_dir` and go on."""
-        address = urlsplit(self.url)
-        command = [
-            sys.executable,
-            "-m",
-            "uvicorn",
-            "--factory",
-            "api_service.api.service:create_app",
-            "--host",
-            self.settings.host,
-            "--port",
-            str(address.port),
-            "--log-level",
-            "warning",
-            "--timeout-graceful-shutdown",
-            "2",
-            "--timeout-keep-alive",
-            "30",
-        ]
+        command = [sys.executable, "-m", "api_service"]
         self.children["gateway"] = Child("gateway", command, self._environment(), self.log_dir / "gateway.log")
 
     def start_model_server(self) -> None:

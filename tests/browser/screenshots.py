@@ -21,6 +21,8 @@ LOOKS = {
     "desktop-dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
     "phone-light": {"viewport": {"width": 360, "height": 740}, "color_scheme": "light", "device_scale_factor": 2},
     "phone-dark": {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark", "device_scale_factor": 2},
+    "desktop-german": {"viewport": {"width": 1280, "height": 860}, "locale": "de-DE"},
+    "narrow-forced-colours": {"viewport": {"width": 320, "height": 640}, "forced_colors": "active"},
 }
 
 
@@ -71,16 +73,16 @@ def states(page: Page, url: str, desk: Desk, clip: Path, long_clip: Path, shoot)
     page.wait_for_timeout(800)
     play_to(page, 2.2)
     shoot("succeeded")
-    page.get_by_role("tab", name="Adjust").click()
+    page.locator("#tab-adjust").click()
     page.locator("[data-offset]").fill("80")
     shoot("adjust")
-    page.get_by_role("tab", name="Share").click()
+    page.locator("#tab-share").click()
     shoot("share")
-    page.get_by_role("button", name="Create a link").click()
+    page.locator("[data-action=share]").click()
     page.locator("[data-link]:not([hidden])").wait_for()
     shoot("shared")
-    page.get_by_role("tab", name="Code").click()
-    page.get_by_role("radio", name="Python").check()
+    page.locator("#tab-code").click()
+    page.locator("#code-python").check()
     shoot("code")
     link = page.input_value("[data-share-link]")
     page.goto(link)
@@ -122,7 +124,7 @@ def real(page: Page, url: str, clip: Path | None, shoot) -> None:
     page.wait_for_timeout(1500)
     play_to(page, 2.2)
     shoot("result")
-    page.get_by_role("tab", name="Adjust").click()
+    page.locator("#tab-adjust").click()
     page.wait_for_timeout(300)
     shoot("adjust")
 
@@ -152,7 +154,7 @@ def main() -> None:
             long_clip = make_clip(Path(folder) / "a whole afternoon.mp4", 130.0, (64, 36), fps=2)
         browser = launch(playwright)
         for look in options.looks:
-            page = browser.new_context(locale="en-GB", **LOOKS[look]).new_page()
+            page = browser.new_context(**{"locale": "en-GB", **LOOKS[look]}).new_page()
 
             def shoot(name: str, page: Page = page, look: str = look) -> None:
                 take(page, options.out / f"page-{name}-{look}.webp")

@@ -710,6 +710,8 @@ def test_every_text_exists_in_every_language(open_page, stand_in):
     static = set(re.findall(r'data-t(?:-label)?="(\w+)"', (PAGE / "index.html").read_text()))
     assert {key for key in german if not key.startswith("page.")} == set(english)
     assert {key.removeprefix("page.") for key in german if key.startswith("page.")} == static
+    shipped = json.loads((PAGE.parents[1] / "model_store" / "s2s-small" / "bundle.json").read_text())
+    assert {f"kinds.{kind}" for kind in shipped["categories"]} <= set(english), "what the shipped bundle can recognise"
 
 
 def test_a_late_event_cannot_undo_an_end(open_page, stand_in):
@@ -748,6 +750,9 @@ def test_nothing_is_wider_than_the_window(open_page, stand_in, desk: Desk, tmp_p
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
     fits()
+    around, inside = page.locator(".screen").bounding_box(), page.locator(".samples").bounding_box()
+    assert around["y"] <= page.locator(".picker").bounding_box()["y"], "the button is whole"
+    assert inside["y"] + inside["height"] <= around["y"] + around["height"], "so are the sample clips"
     choose(page, clip)
     page.click("summary")
     fits()

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from tests.chaos import free_port
+from tests.chaos import GATEWAY, free_port
 from tests.clips import film
 from tests.hostile import corpus
 
@@ -28,11 +27,9 @@ def traced(tmp_path):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("strace is missing: apt-get install strace")
     port, trace = free_port(), tmp_path / "trace"
     environment = {**os.environ, "S2S_DATA_DIR": str(tmp_path / "var"), "S2S_EMBEDDED_WORKER": "false",
-                   "S2S_MAX_QUEUED": "1000"}  # fmt: skip
-    command = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--port", str(port)]
-    command += ["--factory", "api_service.api.service:create_app"]
+                   "S2S_MAX_QUEUED": "1000", "S2S_PORT": str(port)}  # fmt: skip
     strace = ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2,creat", "-e", "signal=none", "-o", str(trace)]
-    process = subprocess.Popen([*strace, *command], env=environment, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen([*strace, *GATEWAY], env=environment, stdin=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             deadline_s = time.monotonic() + 200

@@ -11,7 +11,8 @@ import yaml
 from s2s.bundle import verify_bundle
 from s2s.data.collect import read_rows
 from s2s.data.manifest import read_clips, read_records
-from s2s.training.promote import compare, current, promote
+from s2s.errors import ArtifactError
+from s2s.training.promote import compare, current, promote, pull_current
 from workflow import cli, sample_site
 
 
@@ -111,3 +112,21 @@ def test_a_bundle_is_promoted_only_when_it_is_better(tmp_path):
     assert promote(second, store, force=True).better
     assert current(store) != held
     verify_bundle(current(store))
+
+
+def test_the_image_is_built_with_the_bundle_that_was_promoted_last(tmp_path):
+    from tests.tiny import make_tiny_bundle
+
+    store, served = tmp_path / "store", tmp_path / "served"
+    with pytest.raises(ArtifactError, match="no current bundle"):
+        pull_current(str(store), served)
+    for seed in (0, 1):
+        promote(make_tiny_bundle(tmp_path / str(seed), seed=seed), store, force=True)
+        name = pull_current(f"file://{store}", served)
+        assert name == current(store).name
+        assert (served / "bundle.json").read_bytes() == (tmp_path / str(seed) / "bundle.json").read_bytes()
+        verify_bundle(served)
+    next(current(store).glob("*.safetensors")).write_bytes(b"cut off")
+    with pytest.raises(ArtifactError):
+        pull_current(str(store), served)
+    verify_bundle(served)  # what was there stays

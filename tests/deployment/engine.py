@@ -82,6 +82,18 @@ class Engine:
         """A server inside the namespaces, ended with them. Its log is `<run_dir>/<name>.log`."""
         return self._start(name, self.inside(*command), environment)
 
+    def stop(self, name: str) -> None:
+        """Ends a server, if `start` started it."""
+        if not (process := self._processes.pop(name, None)):
+            return
+        if pid := self._child_of(process):
+            os.kill(pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
     def docker(self, *arguments: str, timeout_s: float = 1800, check: bool = True, **environment: str) -> str:
         """Standard output of the docker client. Raises RuntimeError with the end of what it said."""
         done = subprocess.run(
@@ -170,6 +182,7 @@ class Engine:
             f"--cgroup-parent=/{self.cgroup}",
             "--insecure-registry=172.16.0.0/12",  # registries of tests, on the bridge
             "--log-level=warn",
+            *self._runtime(),
         )
 
         def answers() -> bool:
@@ -178,6 +191,14 @@ class Engine:
             return bool(self.docker("version", "-f", "{{.Server.Version}}", check=False).strip())
 
         wait_for("dockerd", answers, 90)
+
+    def _runtime(self) -> list[str]:
+        if _may_use_more_resources():
+            return []
+        runtime = self.run_dir / "runc-plain"
+        runtime.write_text(f'#!/bin/sh\nexec /usr/bin/python3 -IS {Path(__file__).with_name("runc_plain.py")} "$@"\n')
+        runtime.chmod(0o755)
+        return [f"--add-runtime=plain={runtime}", "--default-runtime=plain"]
 
     @property
     def cgroup(self) -> str:
@@ -194,7 +215,7 @@ class Engine:
             with suppress(RuntimeError, subprocess.TimeoutExpired):
                 if running := self.docker("ps", "-aq", timeout_s=60).split():
                     self.docker("rm", "-f", "-v", *running, timeout_s=120)
-            if pid := self._host_pid("dockerd"):
+            if pid := self._child_of(self._processes["dockerd"]):
                 os.kill(pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._processes["dockerd"].wait(30)
@@ -207,9 +228,10 @@ class Engine:
         for found in set(_top_cgroups()) - self._cgroups_before:  # a machine in a container makes some of its own
             _remove_cgroup(found)
 
-    def _host_pid(self, name: str) -> int | None:
+    @staticmethod
+    def _child_of(process: subprocess.Popen) -> int | None:
         """nsenter forks into the process namespace: the server is its child."""
-        holder = self._processes[name].pid
+        holder = process.pid
         with suppress(FileNotFoundError):
             found = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
             return int(found[0]) if found else None
@@ -246,6 +268,13 @@ def check_machine() -> None:
         raise CannotRun("There is no /dev/net/tun, which slirp4netns needs.")
     if "overlay" not in Path("/proc/filesystems").read_text():
         raise CannotRun("The kernel has no overlay file system; images would be copied whole for every layer.")
+
+
+def _may_use_more_resources() -> bool:
+    """CAP_SYS_RESOURCE, which root lacks in some sandboxes."""
+    status = Path("/proc/self/status").read_text()
+    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff"))
+    return bool(int(effective, 16) >> 24 & 1)
 
 
 def _top_cgroups() -> Iterator[Path]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import re
+import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from tests.deployment import bases
 from tests.deployment.engine import Engine, wait_for
@@ -17,6 +22,9 @@ from tests.deployment.tools import CACHE, ROOT, tool
 
 BRIDGE = "172.17.0.1"  # docker's own choice, in the engine's namespaces
 REGISTRY = f"{BRIDGE}:5000"
+REGISTRY_LIMIT_BYTES = 12_000_000_000
+STORE = CACHE / "registry" / "docker" / "registry" / "v2"  # as docker-registry lays it out
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CAPABILITIES = (
     "SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "MKNOD", "DAC_READ_SEARCH", "SYS_CHROOT", "SETFCAP",
     "SYS_NICE", "IPC_LOCK", "AUDIT_CONTROL", "AUDIT_WRITE", "SYSLOG", "LINUX_IMMUTABLE",
@@ -25,15 +33,106 @@ CAPABILITIES = (
 
 @contextmanager
 def running_registry(engine: Engine) -> Iterator[str]:
-    """Debian's docker-registry, plain HTTP, empty; in the place of Artifact Registry. Its address."""
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="registry-") as folder:
-        configuration = Path(folder, "config.yml")
-        storage = {"filesystem": {"rootdirectory": folder}, "delete": {"enabled": True}}
-        configuration.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": ":5000"}}))
-        engine.start("registry", "docker-registry", "serve", str(configuration))
-        probe = engine.inside("python3", "-c", f"import urllib.request as u; u.urlopen('http://{REGISTRY}/v2/')")
-        wait_for("registry", lambda: subprocess.run(probe, capture_output=True).returncode == 0, 60)
-        yield REGISTRY
+    """Debian's docker-registry, plain HTTP; in the place of Artifact Registry. Its address.
+
+    It knows no image, but still has the layers of former runs.
+    """
+    if STORE.exists() and sum(path.stat().st_size for path in STORE.rglob("data")) > REGISTRY_LIMIT_BYTES:
+        shutil.rmtree(STORE)
+    for known in STORE.glob("repositories/**/_manifests"):
+        shutil.rmtree(known)
+    configuration = engine.run_dir / "registry.yml"
+    storage = {"filesystem": {"rootdirectory": str(STORE.parents[2])}, "delete": {"enabled": True}}
+    configuration.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": ":5000"}}))
+    engine.start("registry", "docker-registry", "serve", str(configuration))
+    probe = engine.inside("python3", "-c", f"import urllib.request as u; u.urlopen('http://{REGISTRY}/v2/')")
+    wait_for("registry", lambda: subprocess.run(probe, capture_output=True).returncode == 0, 60)
+    yield REGISTRY
+    engine.stop("registry")
+
+
+def hand_over(engine: Engine, image: str) -> None:
+    """The layers of a local image lie in the registry, and the engine knows that.
+
+    Pushed, 3 GB of torch would be compressed first, which takes many minutes. So they are put there as they are and
+    pulled once; whatever stands on them is pushed without them.
+    """
+    done = STORE / "handed-over" / image.replace("/", "_").replace(":", "_")
+    if done.exists():
+        return
+    repository = STORE / "repositories" / "handed-over"
+    save = subprocess.Popen(["docker", "save", image], env=engine.environment(), stdout=subprocess.PIPE)
+    digests: dict[str, tuple[str, int]] = {}  # member of the archive -> digest, bytes
+    with tarfile.open(fileobj=save.stdout, mode="r|", bufsize=1 << 20) as archive:
+        for member in archive:
+            if member.isreg():
+                digests[member.name] = _store_blob(archive.extractfile(member))
+    if save.wait(60):
+        raise RuntimeError(f"docker save {image} failed")
+
+    def described(kind: str, name: str) -> dict:
+        digest, size = digests[name]
+        _link(repository / "_layers" / "sha256" / digest, digest)
+        return {"mediaType": f"application/vnd.docker.{kind}", "size": size, "digest": f"sha256:{digest}"}
+
+    (content,) = json.loads(_blob(digests["manifest.json"][0]).read_text())
+    # An image of another name for the same content would not be pulled: the engine has it.
+    config = json.loads(_blob(digests[content["Config"]][0]).read_text()) | {"comment": "handed over"}
+    digests[content["Config"]] = _store_blob(io.BytesIO(json.dumps(config).encode()))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": described("container.image.v1+json", content["Config"]),
+        "layers": [described("image.rootfs.diff.tar.gzip", name) for name in content["Layers"]],
+    }
+    digest, _ = _store_blob(io.BytesIO(json.dumps(manifest).encode()))
+    _link(repository / "_manifests" / "revisions" / "sha256" / digest, digest)
+    reference = f"{REGISTRY}/handed-over@sha256:{digest}"
+    engine.docker("pull", "--quiet", reference)
+    engine.docker("rmi", reference)
+    done.parent.mkdir(exist_ok=True)
+    done.touch()
+
+
+def _blob(digest: str) -> Path:
+    return STORE / "blobs" / "sha256" / digest[:2] / digest / "data"
+
+
+def _store_blob(source: BinaryIO) -> tuple[str, int]:
+    """As the registry keeps it: (hexadecimal SHA-256, bytes)."""
+    STORE.mkdir(parents=True, exist_ok=True)
+    digest, size, partial = hashlib.sha256(), 0, STORE / "partial"
+    with partial.open("wb") as target:
+        while chunk := source.read(1 << 20):
+            digest.update(chunk)
+            size += target.write(chunk)
+    path = _blob(digest.hexdigest())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(path)
+    return digest.hexdigest(), size
+
+
+def _link(folder: Path, digest: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "link").write_text(f"sha256:{digest}")
+
+
+@dataclass
+class Published:
+    """Our images in a registry. `arguments` of ansible-playbook put them there."""
+
+    registry: str
+    tag: str
+    digests_file: Path
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def postgres(self) -> str:
+        return f"{self.registry}/postgres:{self.tag}"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return json.loads(self.digests_file.read_text())
 
 
 @dataclass(frozen=True)
@@ -59,12 +158,12 @@ class Played:
         return [name.split("]")[0] for name in names if re.search(r"^changed: ", name, re.MULTILINE)]
 
 
-def play(engine: Engine, playbook: str, *arguments: str, within_s: float = 1800) -> Played:
+def play(engine: Engine, playbook: str, *arguments: str, within_s: float = 1800, **environment: str) -> Played:
     """A playbook as people run it, from deployment/, with this engine as the docker of the machine."""
     done = subprocess.run(
         [tool("ansible-playbook"), playbook, *arguments],
         cwd=ROOT / "deployment",
-        env=engine.environment(ANSIBLE_NOCOLOR="1", ANSIBLE_HOME=str(engine.run_dir / "ansible")),
+        env=engine.environment(ANSIBLE_NOCOLOR="1", ANSIBLE_HOME=str(engine.run_dir / "ansible"), **environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

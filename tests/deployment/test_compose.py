@@ -152,7 +152,7 @@ def test_jobs_are_in_postgresql(compose, http):
     job = send(http)
     query = f"select count(*) from jobs where id = '{job}'"
     run, _ = compose
-    answer = run("exec", "-T", "postgres", "psql", "-h", "127.0.0.1", "-U", "s2s", "-d", "s2s", "-tAc", query)
+    answer = run("exec", "-T", "postgres", "psql", "-U", "s2s", "-d", "s2s", "-tAc", query)
     assert answer.strip() == "1"
     assert finished(http, job)["state"] == "succeeded"
 

@@ -8,60 +8,25 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import av
 import httpx
 import pytest
-from tests.deployment import bases
 from tests.deployment.engine import Engine, wait_for
-from tests.deployment.images import RECIPES, base_of, build
-from tests.deployment.machines import REGISTRY, Machine, play, running_machine, running_registry
+from tests.deployment.machines import REGISTRY, Machine, Published, play, running_machine
 from tests.deployment.tools import ROOT
 
 pytestmark = pytest.mark.timeout(3000)
-TAG = "0123456789ab"
-IMAGES = f"{REGISTRY}/silence-to-sound"
 CLIP = ROOT / "src/frontend_simple/samples/drum.mp4"
 INVENTORIES = ("-i", "inventory.yml")
 
 
-@pytest.fixture(scope="module")
-def registry(engine: Engine) -> Iterator[str]:
-    with running_registry(engine) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def published(engine: Engine, registry: str, tmp_path_factory) -> tuple[str, ...]:
-    """Arguments of the playbook that has put this checkout's images into the registry."""
-    for name in ("torch-base", "api-service", "frontend", "model-server"):
-        build(engine, name)  # in the engine's cache, so that the playbook's own builds are quick
-    with_base = {name: base_of(engine, name) for name, recipe in RECIPES.items() if recipe.argument == "BASE_IMAGE"}
-    digests = tmp_path_factory.mktemp("images") / "digests.json"
-    variables = {
-        "image_registry": IMAGES,
-        "image_tag": TAG,
-        "images_bases": with_base,
-        "images_digests_file": str(digests),
-        "images_allow_dirty": True,
-    }
-    arguments = ("deploy-docker-images.yml", "--extra-vars", json.dumps(variables))
-    first = play(engine, *arguments)
-    assert first.code == 0, first.output[-4000:]
-    postgres = f"{IMAGES}/postgres:{TAG}"
-    engine.docker("tag", bases.base(engine, "postgres"), postgres)
-    engine.docker("push", "--quiet", postgres)
-    return (*arguments, str(digests))
-
-
 def test_images_are_pushed_by_commit_and_known_by_digest_and_a_second_run_builds_nothing(engine, published):
-    *arguments, digests = published
-    known = json.loads(Path(digests).read_text())
+    known = published.digests
     assert set(known) == {"torch-base", "api-service", "frontend", "model-server"}
     for name, reference in known.items():
-        assert re.fullmatch(rf"{re.escape(IMAGES)}/{name}@sha256:[0-9a-f]{{64}}", reference)
-    second = play(engine, *arguments)
+        assert re.fullmatch(rf"{re.escape(published.registry)}/{name}@sha256:[0-9a-f]{{64}}", reference)
+    second = play(engine, *published.arguments)
     assert second.code == 0, second.output[-4000:]
     assert (second.totals["changed"], second.changes) == (0, [])
 
@@ -73,17 +38,17 @@ def test_a_placeholder_project_is_refused_before_anything_is_built(engine):
 
 
 @pytest.fixture(scope="module")
-def machine(engine: Engine, published) -> Iterator[Machine]:
+def machine(engine: Engine) -> Iterator[Machine]:
     with running_machine(engine) as running:
         yield running
 
 
-def arguments_of(machine: Machine) -> tuple[str, ...]:
+def arguments_of(machine: Machine, published: Published) -> tuple[str, ...]:
     variables = {
-        "image_registry": IMAGES,
-        "image_tag": TAG,
+        "image_registry": published.registry,
+        "image_tag": published.tag,
         "provision_insecure_registries": [REGISTRY],
-        "containers_postgres_image": f"{IMAGES}/postgres:{TAG}",
+        "containers_postgres_image": published.postgres,
         "containers_model_settings": {"OMP_NUM_THREADS": "1"},
         "webserver_tls": "self-signed",
     }
@@ -91,11 +56,11 @@ def arguments_of(machine: Machine) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def deployed(engine: Engine, machine: Machine) -> Iterator[httpx.Client]:
+def deployed(engine: Engine, machine: Machine, published: Published) -> Iterator[httpx.Client]:
     """A client of the machine's own web server, after the three playbooks have run once on a bare machine."""
     for playbook in ("deploy-provision-instance.yml", "deploy-setup-containers.yml", "deploy-setup-webserver.yml"):
         started_s = time.monotonic()
-        played = play(engine, playbook, *arguments_of(machine))
+        played = play(engine, playbook, *arguments_of(machine, published))
         assert played.code == 0, played.output[-5000:] + machine.sh(
             "docker ps -a; for c in $(docker ps -aq); do docker logs --tail=15 $c; done 2>&1", check=False
         )
@@ -122,8 +87,8 @@ def test_a_clip_sent_to_the_machine_over_tls_comes_back_with_sound(deployed):
 @pytest.mark.parametrize(
     "playbook", ["deploy-provision-instance.yml", "deploy-setup-containers.yml", "deploy-setup-webserver.yml"]
 )
-def test_a_second_run_changes_nothing(engine, machine, deployed, playbook):
-    second = play(engine, playbook, *arguments_of(machine))
+def test_a_second_run_changes_nothing(engine, machine, published, deployed, playbook):
+    second = play(engine, playbook, *arguments_of(machine, published))
     assert second.code == 0, second.output[-4000:]
     assert (second.totals["changed"], second.changes) == (0, [])
 
@@ -142,14 +107,14 @@ def test_the_firewall_lets_in_the_web_and_ssh_and_nothing_else(engine, machine, 
     assert reached == {22: True, 80: True, 443: True, 8080: False, 8123: False}
 
 
-def test_plain_http_leads_to_tls_and_no_secret_is_readable_or_printed(engine, machine, deployed):
+def test_plain_http_leads_to_tls_and_no_secret_is_readable_or_printed(engine, machine, published, deployed):
     with engine.published(80) as port:
         answer = httpx.get(f"http://127.0.0.1:{port}/x?y=1", headers={"Host": "example.org"}, trust_env=False)
     assert (answer.status_code, answer.headers["location"]) == (301, "https://example.org/x?y=1")
     assert machine.sh("stat -c '%a %U' /etc/silence-to-sound/postgres-password").split() == ["600", "root"]
     secret = machine.sh("cat /etc/silence-to-sound/postgres-password").strip()
     assert len(secret) == 64
-    again = play(engine, "deploy-setup-containers.yml", *arguments_of(machine), "-vvv")
+    again = play(engine, "deploy-setup-containers.yml", *arguments_of(machine, published), "-vvv")
     assert secret not in again.output
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Response
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import and_, insert, or_, select, update
 
 from api_service.api.database import NOW, Database, api_keys, whole
 from s2s.config import Settings
@@ -101,7 +101,7 @@ class KeyStore:
     """API keys: `s2s keys create|list|revoke`."""
 
     def __init__(self, database: Database):
-        self._engine, self._write = database.engine, database.write
+        self._read, self._write = database.read, database.write
 
     async def create(self, name: str, scopes: list[str], ttl_s: float | None = None) -> str:
         """The key, which is told this once. Raises InputError."""
@@ -113,26 +113,18 @@ class KeyStore:
         values = {"id": key_id, "name": name, "hash": _hash(secret), "scopes": sorted(set(scopes)), "created_at": NOW}
         if ttl_s is not None:
             values["expires_at"] = NOW + ttl_s
-        async with self._write.begin() as db:
-            await db.execute(insert(api_keys).values(values))
+        await self._write(lambda db: db.execute(insert(api_keys).values(values)))
         return f"s2s_{key_id}_{secret}"
 
     async def all(self) -> list[ApiKey]:
         columns = [column for column in api_keys.c if column.name != "hash"]
-        async with self._engine.connect() as db:
-            return [
-                ApiKey(**row._mapping) for row in await db.execute(select(*columns).order_by(api_keys.c.created_at))
-            ]
+        query = select(*columns).order_by(api_keys.c.created_at)
+        return await self._read(lambda db: [ApiKey(**row._mapping) for row in db.execute(query)])
 
     async def revoke(self, key_id: str) -> bool:
-        async with self._write.begin() as db:
-            row = await db.execute(
-                update(api_keys)
-                .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
-                .values(revoked_at=NOW)
-                .returning(api_keys.c.id)
-            )
-            return row.one_or_none() is not None
+        valid = and_(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+        revoked = update(api_keys).where(valid).values(revoked_at=NOW).returning(api_keys.c.id)
+        return await self._write(lambda db: db.scalar(revoked)) is not None
 
     async def check(self, key: str) -> Caller | None:
         prefix, _, rest = key.partition("_")
@@ -141,8 +133,7 @@ class KeyStore:
         query = select(api_keys.c.hash, api_keys.c.scopes).where(
             api_keys.c.id == key_id[:16], api_keys.c.revoked_at.is_(None), valid
         )
-        async with self._engine.connect() as db:
-            row = (await db.execute(query)).one_or_none()
+        row = await self._read(lambda db: db.execute(query).one_or_none())
         if row is None or prefix != "s2s" or not hmac.compare_digest(row.hash, _hash(secret)):
             return None
         return Caller(f"key:{key_id}", frozenset(row.scopes))

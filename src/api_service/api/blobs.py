@@ -7,6 +7,7 @@ blob is put, then the row is written.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import tempfile
@@ -47,9 +48,15 @@ class Blobs:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A fresh private directory with a random name, gone afterwards."""
+        """A fresh private directory with a random name, gone afterwards. The lock on it tells that somebody is there;
+        it goes with the process, however that ends."""
         with tempfile.TemporaryDirectory(dir=self._scratch, ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                yield Path(folder)
+            finally:
+                os.close(lock)
 
     async def put(self, job_id: str, name: str, source: Path) -> None:
         """Takes `source` over."""
@@ -97,8 +104,19 @@ class Blobs:
         """Removes what processes that were killed have left."""
         for folder in list(self._scratch.iterdir()):
             with suppress(FileNotFoundError):
-                if time.time() - folder.stat().st_mtime > older_than_s:
+                if time.time() - folder.stat().st_mtime > older_than_s and not _is_used(folder):
                     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _is_used(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class ObjectBlobs(Blobs):

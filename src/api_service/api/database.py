@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -29,18 +32,20 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    create_engine,
     event,
     text,
 )
 from sqlalchemy import inspect as inspect_tables
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from s2s.config import Settings
-from s2s.errors import ArtifactError
+from s2s.errors import ArtifactError, UpstreamError
 
-Store = TypeVar("Store")
+Store, Found = TypeVar("Store"), TypeVar("Found")
 FIRST_REVISION = "0001"
 SETUP_LOCK = 0x533253  # of PostgreSQL's advisory locks: one process at a time changes the tables
 
@@ -119,7 +124,7 @@ NOW = DatabaseNow()
 def whole(store: type[Store]) -> type[Store]:
     """Every coroutine of a store runs to its end even when its caller is canceled, who hears of it afterwards.
 
-    A connection that is dropped in the middle of a transaction may keep SQLite locked for everybody.
+    A transaction that is dropped in the middle costs its connection, and leaves its caller not knowing what is true.
     """
 
     def run_whole(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -140,16 +145,68 @@ def whole(store: type[Store]) -> type[Store]:
     return store
 
 
+class DatabaseAway(UpstreamError):
+    """It cannot be reached, or cannot answer now: restarted, locked, out of disk."""
+
+    default_code = "database_away"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, OSError, asyncpg.PostgresError) as exc:
+        raise DatabaseAway("The database does not answer.", hint="Try again in a while.") from exc
+    except DBAPIError as exc:
+        if not exc.connection_invalidated:
+            raise
+        raise DatabaseAway("The connection to the database broke.", hint="Try again in a while.") from exc
+
+
 class Database:
-    """`engine` to read, `write` for transactions that write."""
+    """`read` looks something up, `write` changes something; both are given a plain function of a `Connection`.
+
+    PostgreSQL is spoken to by asyncpg. SQLite is used in threads, one whole function at a time: to hop into a thread
+    for every call of a driver costs ten times what the call does, and far more when the event loop is busy.
+    """
 
     def __init__(self, url: str):
-        options = {} if url.startswith("sqlite") else {"pool_pre_ping": True, "pool_size": 10}
-        self.engine: AsyncEngine = create_async_engine(url, **options)
-        self.write: AsyncEngine = self.engine.execution_options(s2s_write=True)
-        self.embedded = self.engine.dialect.name == "sqlite"
+        self.embedded = url.startswith("sqlite")
         if self.embedded:
-            _sqlite_setup(self.engine)
+            self._file = create_engine(url)
+            event.listen(self._file, "connect", _sqlite_connect)
+            event.listen(self._file, "begin", _sqlite_begin)
+            self._readers = ThreadPoolExecutor(4, thread_name_prefix="s2s-read")
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="s2s-write")  # it has one writer anyway
+        else:
+            self._server = create_async_engine(url, pool_pre_ping=True, pool_size=10)
+
+    async def read(self, look: Callable[[Connection], Found]) -> Found:
+        """What `look` finds. Each of its statements sees what is committed when it starts. Raises DatabaseAway."""
+        if self.embedded:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._in_file, look, False)
+        with _translated():
+            return await self._ask_server(look)
+
+    async def _ask_server(self, look: Callable[[Connection], Found]) -> Found:
+        async with self._server.connect() as db:
+            await db.execution_options(isolation_level="AUTOCOMMIT")  # spares BEGIN and ROLLBACK
+            return await db.run_sync(look)
+
+    async def write(self, change: Callable[[Connection], Found]) -> Found:
+        """What `change` returns, once its transaction is committed; an exception rolls it back.
+
+        Raises DatabaseAway; the transaction may then have been committed all the same.
+        """
+        if self.embedded:
+            return await asyncio.get_running_loop().run_in_executor(self._writer, self._in_file, change, True)
+        with _translated():
+            async with self._server.begin() as db:
+                return await db.run_sync(change)
+
+    def _in_file(self, act: Callable[[Connection], Found], writes: bool) -> Found:
+        with _translated(), self._file.connect().execution_options(s2s_write=writes) as db, db.begin():
+            return act(db)
 
     @classmethod
     def of(cls, config: Settings) -> Database:
@@ -161,26 +218,29 @@ class Database:
     @classmethod
     def in_file(cls, path: Path) -> Database:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return cls(f"sqlite+aiosqlite:///{path}")
+        return cls(f"sqlite:///{path}")
 
     async def open(self) -> None:
         """Raises ArtifactError when the tables are of another version of this software."""
-        async with self.write.begin() as db:
-            await db.run_sync(_bring_up_to_date, self.embedded)
+        await self.write(lambda db: _bring_up_to_date(db, self.embedded))
 
     async def upgrade(self) -> None:
         """`s2s db upgrade`."""
-        async with self.write.begin() as db:
-            await db.run_sync(_bring_up_to_date, True)
+        await self.write(lambda db: _bring_up_to_date(db, True))
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        if not self.embedded:
+            await self._server.dispose()
+            return
+        for threads in (self._readers, self._writer):
+            await asyncio.to_thread(threads.shutdown)
+        self._file.dispose()
 
 
 def async_url(url: str) -> str:
     """A URL as people write it -> with the driver that we use. Raises ArtifactError."""
     scheme, separator, rest = url.partition("://")
-    drivers = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+    drivers = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite": "sqlite"}
     known = drivers.get(scheme.split("+")[0])
     if not separator or known is None:
         raise ArtifactError("S2S_DATABASE_URL is not understood.", hint="Use postgresql://user:password@host/name.")
@@ -214,18 +274,14 @@ def _bring_up_to_date(db: Connection, may_upgrade: bool) -> None:
     command.upgrade(config, "head")
 
 
-def _sqlite_setup(engine: AsyncEngine) -> None:
-    """WAL, and a write transaction that takes its lock at BEGIN instead of failing at the first write."""
+def _sqlite_connect(connection: Any, _: Any) -> None:
+    """WAL: readers and the writer do not wait for each other."""
+    connection.isolation_level = None  # the driver's own BEGIN comes too late
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
 
-    @event.listens_for(engine.sync_engine, "connect")
-    def connect(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN comes too late
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Any) -> None:
-        immediate = connection.get_execution_options().get("s2s_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+def _sqlite_begin(connection: Connection) -> None:
+    """A write takes its lock at BEGIN instead of failing at the first statement; a read needs no transaction."""
+    if connection.get_execution_options().get("s2s_write"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -265,10 +265,14 @@ def service_of(request: Request) -> Service:
     return request.app.state.service
 
 
-ServiceOf = Annotated[Service, Depends(service_of)]
+async def _service_of(request: Request) -> Service:  # FastAPI sends what is not async through a thread
+    return service_of(request)
 
 
-def count_upload(request: Request, response: Response, service: ServiceOf, caller: CallerOf) -> None:
+ServiceOf = Annotated[Service, Depends(_service_of)]
+
+
+async def count_upload(request: Request, response: Response, service: ServiceOf, caller: CallerOf) -> None:
     """Dependency of the routes that make jobs. Raises RateLimited."""
     address = request.client.host if request.client else ""
     response.headers.update(service.admission.rate(caller, address))

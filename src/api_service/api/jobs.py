@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from api_service.api.blobs import RESULT, UPLOAD, Blobs, result_name
+from api_service.api.database import DatabaseAway
 from api_service.api.logs import job_id
 from api_service.api.metrics import Metrics
-from api_service.api.model_client import ModelClient
+from api_service.api.model_client import Generated, ModelClient
 from api_service.api.store import Job, JobStore, State
 from s2s.config import Settings
 from s2s.errors import Canceled, InputError, ProcessingError, S2SError, UpstreamBusy, UpstreamError, UpstreamUnavailable
@@ -102,14 +103,16 @@ class JobWorker:
 
     async def _attempt(self, job: Job) -> bool:
         async def tell(progress: Progress) -> None:
-            await self._store.progress(job, progress)
+            with suppress(DatabaseAway):  # the work goes on; the next one is told again
+                await self._store.progress(job, progress)
 
         log.info("job %s: attempt %d", job.id, job.attempt)
-        started_s, name, kept = time.monotonic(), result_name(job.attempt), False
+        started_s, name = time.monotonic(), result_name(job.attempt)
+        kept: bool | None = False  # None: nobody knows yet
         try:
             with self._blobs.scratch() as folder:
                 result = await self._models.generate(
-                    await self._blobs.get(job.id, UPLOAD),
+                    await self._upload(job),
                     folder / "out",
                     request_id=_request_id(job),
                     wishes=job.asked,
@@ -117,7 +120,8 @@ class JobWorker:
                 )
                 self.model_server = "ready"
                 await self._blobs.put(job.id, name, folder / "out")
-            kept = await self._store.succeed(job, result)
+            kept = None
+            kept = await self._succeed(job, result)
             outcome = State.SUCCEEDED if kept else "no longer ours"
         except InputError as exc:
             outcome = exc.code
@@ -133,18 +137,38 @@ class JobWorker:
         except (UpstreamError, ProcessingError) as exc:
             outcome = exc.code
             await self._again(job, exc)
-        except FileNotFoundError:  # deleted; where the row is still there, it says so
-            outcome = "gone"
-            exc = InputError("The upload is gone.", code="gone", hint="Send the clip again.")
-            await self._store.fail(job, Problem.from_error(exc, job.id))
+        except OSError as exc:  # the disk is full, the object store is away: ours, not the clip's
+            log.exception("job %s: attempt %d has no place for its result", job.id, job.attempt)
+            outcome = "storage"
+            await self._again(job, ProcessingError(f"The result could not be kept: {exc}"))
         finally:
-            if not kept:
+            if kept is False:
                 await self._discard(job, name)
         self._metrics.attempts.labels(str(outcome)).inc()
         if kept:
             self._metrics.run_seconds.observe(time.monotonic() - started_s)
         log.info("job %s: %s after %.1f s", job.id, outcome, time.monotonic() - started_s)
         return True
+
+    async def _succeed(self, job: Job, result: Generated) -> bool:
+        """Records it, also where the database is away for a while: the work is done, and the lease still runs."""
+        patience_s = time.monotonic() + self._config.lease_s
+        while True:
+            try:
+                if await self._store.succeed(job, result):
+                    return True
+                now = await self._store.get(job.id)  # a write whose answer was lost may have been made all the same
+                return now is not None and (now.state, now.attempt) == (State.SUCCEEDED, job.attempt)
+            except DatabaseAway:
+                if time.monotonic() > patience_s:
+                    raise
+                await asyncio.sleep(POLL_S)
+
+    async def _upload(self, job: Job) -> Path:
+        try:
+            return await self._blobs.get(job.id, UPLOAD)
+        except FileNotFoundError as exc:  # deleted; where the row is still there, it says so
+            raise InputError("The upload is gone.", code="gone", hint="Send the clip again.") from exc
 
     async def _discard(self, job: Job, name: str) -> None:
         """A result that nobody recorded; the whole job's files where the job itself is gone."""
@@ -195,7 +219,7 @@ class JobWorker:
         swept_s = 0.0
         while True:
             try:
-                for job in await self._store.lost():
+                for job in await self._store.lost(self._config.lease_s):
                     log.warning("job %s: its worker vanished", job.id)
                     self._metrics.lease_losses.inc()
                     self._ask_to_stop(job)  # its attempt may still keep the model server busy

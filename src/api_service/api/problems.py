@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from s2s.errors import InputError, S2SError
 from s2s.wire import STATUS_OF_CODE, Problem
@@ -56,6 +57,7 @@ SAID = {
     "rate_limited": "Too many in a short time; `Retry-After` tells when to try again.",
     "storage_full": "The storage quota is used up; results that expire make room.",
     "too_many_uploads": "Too many uploads are coming in; try again at once.",
+    "database_away": "The database does not answer now; nothing that was accepted is lost.",
     "queue_full": "Too many jobs wait; try again later.",
     "internal": "Something failed on our side.",
 }
@@ -98,6 +100,15 @@ def respond(request: Request, problem: Problem, headers: dict[str, str] | None =
     )
 
 
+def _methods_of(request: Request) -> str:
+    """All that an address can do: the framework knows those of the first route alone."""
+    found = set()
+    for pattern, operations in request.app.openapi()["paths"].items():
+        if compile_path(pattern)[0].match(request.url.path.removeprefix(request.scope.get("root_path", ""))):
+            found |= {method.upper() for method in operations}
+    return ", ".join(sorted(found))
+
+
 def install(app: FastAPI) -> None:
     @app.exception_handler(S2SError)
     async def ours(request: Request, exc: S2SError) -> JSONResponse:
@@ -109,6 +120,9 @@ def install(app: FastAPI) -> None:
     async def frameworks(request: Request, exc: HTTPException) -> JSONResponse:
         code = CODE_OF_STATUS.get(exc.status_code, "bad_request" if exc.status_code < 500 else "internal")
         title = HTTPStatus(exc.status_code).phrase
+        headers = dict(exc.headers or {})
+        if exc.status_code == 405 and (methods := _methods_of(request)):
+            headers["Allow"] = methods
         return respond(
             request,
             Problem(
@@ -118,7 +132,7 @@ def install(app: FastAPI) -> None:
                 code=code,
                 detail=f"{title}: {request.method} {request.url.path}.",
             ),
-            dict(exc.headers or {}),
+            headers,
         )
 
     @app.exception_handler(RequestValidationError)

@@ -90,6 +90,21 @@ UPLOAD_BODY = {
 }
 
 
+LINKS = {  # what can be done next with the job of an answer
+    name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}}
+    for name in (
+        "get_job", "follow_job", "cancel_job", "retake_job", "share_job", "unshare_job", "get_result", "get_audio",
+        "get_peaks", "get_spectrogram", "get_description", "delete_job",
+    )
+}  # fmt: skip
+SHARED_LINKS = {
+    name: {"operationId": name, "parameters": {"token": "$response.body#/token"}}
+    for name in (
+        "get_shared", "get_shared_result", "get_shared_audio", "get_shared_peaks", "get_shared_spectrogram",
+        "get_shared_description",
+    )
+}  # fmt: skip
+
 jobs_api = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 about_api = APIRouter(tags=["about"])
 shared_api = APIRouter(prefix="/v1/shared/{token}", tags=["shared"])
@@ -104,7 +119,7 @@ legacy_api = APIRouter(tags=["original project"])
     summary="Send a clip",
     openapi_extra=UPLOAD_BODY,
     responses={
-        202: {"description": "The job waits. `Location` is its address."},
+        202: {"description": "The job waits. `Location` is its address.", "links": LINKS},
         **describe(*REFUSALS, *DENIALS, *FULL),
     },
 )
@@ -181,7 +196,7 @@ def _status(request: Request, told: BaseModel) -> Response:
     status_code=202,
     summary="Again, but otherwise",
     responses={
-        202: {"description": "A new job waits. `Location` is its address."},
+        202: {"description": "A new job waits. `Location` is its address.", "links": LINKS},
         **describe("not_found", "gone", "bad_input", "bad_request", *DENIALS, *FULL),
     },
 )
@@ -196,7 +211,9 @@ async def retake_job(
 
 
 @jobs_api.post(
-    "/{job_id}/share", summary="A link to show it to others", responses=describe("not_found", "gone", *DENIALS)
+    "/{job_id}/share",
+    summary="A link to show it to others",
+    responses={200: {"links": SHARED_LINKS}, **describe("not_found", "gone", *DENIALS)},
 )
 async def share_job(request: Request, job: JobOf, service: ServiceOf) -> schemas.Share:
     """Whoever has the link can see and hear the result until it expires or the link is revoked. Asking again tells the
@@ -244,7 +261,15 @@ async def get_shared(
             "events after that one are replayed.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
+                    "itemSchema": {
+                        "type": "object",
+                        "required": ["event", "data"],
+                        "properties": {
+                            "id": {"type": "string", "pattern": "^[0-9]+$"},
+                            "event": {"type": "string"},
+                            "data": {"type": "string", "contentMediaType": "application/json"},
+                        },
+                    },
                     "example": 'id: 7\nevent: progress\ndata: {"stage":"mel","step":4,"total":8,"fraction":0.57}\n\n',
                 }
             },
@@ -373,7 +398,7 @@ async def livez() -> schemas.Health:
     return schemas.Health()
 
 
-@about_api.get("/readyz", summary="Jobs can be taken", responses=describe("internal"))
+@about_api.get("/readyz", summary="Jobs can be taken", responses=describe("database_away"))
 async def readyz(service: ServiceOf) -> schemas.Health:
     """Ready means that the database answers. It does not depend on the model server: jobs wait for that."""
     await service.store.waiting()

@@ -1,4 +1,4 @@
-"""The gateway:  uvicorn --factory api_service.api.service:create_app
+"""The gateway: python -m api_service
 
 `create_app` builds everything that a request needs and nothing else; the behaviour is in the modules it imports.
 """
@@ -17,8 +17,8 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_service.api import logs, problems, schemas
@@ -61,6 +61,13 @@ CSP = (
 )
 DOCS_CSP = CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")  # Swagger UI writes styles
 SHARED_CSP = CSP.replace("base-uri 'none'", "base-uri 'self'")
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
 DOCS_HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Silence to Sound: API</title><link rel="stylesheet" href="docs/assets/swagger-ui.css">
@@ -94,6 +101,7 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
         docs_url=None,
         redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
@@ -117,6 +125,12 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
     return app
 
 
+def _operation_id(route: APIRoute) -> str:
+    """Short names for clients that are made from the document: `get_job`, `get_shared_result`."""
+    shared = route.path_format.startswith("/v1/shared/") and "shared" not in route.name
+    return route.name.replace("get_", "get_shared_", 1) if shared else route.name
+
+
 class Edge:
     """Security headers, a request id, a log line and a count for every answer."""
 
@@ -133,14 +147,11 @@ class Edge:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._count(scope, message["status"], time.monotonic() - started_s)
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = scope["request_id"]
-                headers["Content-Security-Policy"] = _policy(scope["path"])
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["Cross-Origin-Opener-Policy"] = "same-origin"
-                headers["Cross-Origin-Resource-Policy"] = "same-origin"
-                headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
+                own = (
+                    (b"x-request-id", scope["request_id"].encode()),
+                    (b"content-security-policy", _policy(scope["path"])),
+                )
+                message["headers"] = [*message.get("headers", ()), *own, *SECURITY_HEADERS]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -156,10 +167,10 @@ class Edge:
         log.info("%s %s: %d after %.0f ms", method, route, status, 1000 * seconds)
 
 
-def _policy(path: str) -> str:
+def _policy(path: str) -> bytes:
     if path == "/docs":
-        return DOCS_CSP
-    return SHARED_CSP if path.startswith("/s/") else CSP
+        return DOCS_CSP.encode()
+    return SHARED_CSP.encode() if path.startswith("/s/") else CSP.encode()
 
 
 def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
@@ -217,7 +228,7 @@ def _add_schemas(app: FastAPI) -> None:
             for path in app.openapi_schema["paths"].values():
                 for operation in path.values():
                     if operation.get("responses", {}).get("422", {}).get("description") == "Validation Error":
-                        del operation["responses"]["422"]
+                        operation["responses"]["422"] = problems.describe("bad_input")[422]
             known.pop("HTTPValidationError", None)
             known.pop("ValidationError", None)
         return app.openapi_schema

@@ -18,7 +18,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Float,
+    Select,
+    String,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from api_service.api.blobs import result_name
@@ -39,6 +52,7 @@ class State(StrEnum):
 
 
 FINISHED = {State.SUCCEEDED, State.FAILED, State.CANCELED, State.EXPIRED}
+CLOCK_S = 60.0  # what lies further ahead was written before the clock was put back; no back-off is so long
 ACTIVE = {State.RUNNING, State.CANCELING}
 
 
@@ -121,13 +135,44 @@ class Signals:
                 del self._waiting[key]
 
 
+def _standing() -> Select:
+    """One row: place in the queue of the job with :created_at and :job_id, how many run, mean run time of the last."""
+    at, job_id = bindparam("created_at", type_=Float), bindparam("job_id", type_=String)
+    ahead = select(1 + func.count()).where(
+        jobs.c.state == State.QUEUED,
+        or_(jobs.c.created_at < at, and_(jobs.c.created_at == at, jobs.c.id < job_id)),
+    )
+    running = select(func.count()).where(jobs.c.state.in_(ACTIVE))
+    took_s = (jobs.c.finished_at - jobs.c.started_at).label("took_s")
+    succeeded = select(took_s).where(jobs.c.state == State.SUCCEEDED)
+    recent = succeeded.order_by(jobs.c.created_at.desc()).limit(20).subquery()  # an index knows these
+    mean_s = select(func.avg(recent.c.took_s))
+    return select(ahead.scalar_subquery(), running.scalar_subquery(), mean_s.scalar_subquery())
+
+
+# What is read with every request is built once: to put a statement together takes longer than to execute it.
+BY_ID, BY_KEY, BY_SHARE = (
+    select(jobs).where(column == bindparam("wanted"))
+    for column in (jobs.c.id, jobs.c.idempotency_key, jobs.c.share_hash)
+)
+STANDING = _standing()
+WAITING = select(func.count()).where(jobs.c.state == State.QUEUED)
+WAITING_OF = WAITING.where(jobs.c.owner == bindparam("owner"))
+STORED = select(func.coalesce(func.sum(jobs.c.stored_bytes), 0))
+EVENTS_AFTER = (
+    select(job_events.c.seq, job_events.c.event, job_events.c.data)
+    .where(job_events.c.job_id == bindparam("job_id"), job_events.c.seq > bindparam("seen"))
+    .order_by(job_events.c.seq)
+)
+
+
 @whole
 class JobStore:
     """`signals` keys: a job's id (something changed), "stop:<id>" (its work should stop), "queue" (a job waits)."""
 
     def __init__(self, database: Database):
         self.signals = Signals()
-        self._engine, self._write = database.engine, database.write
+        self._read, self._write = database.read, database.write
 
     # What people do
 
@@ -153,9 +198,9 @@ class JobStore:
             "created_at": NOW,
             "not_before": NOW,
         }
+        made = insert(jobs).values(values).returning(jobs)
         try:
-            async with self._write.begin() as db:
-                row = (await db.execute(insert(jobs).values(values).returning(jobs))).one()
+            row = await self._write(lambda db: db.execute(made).one())
         except IntegrityError:
             if idempotency_key is None or (earlier := await self.by_key(idempotency_key)) is None:
                 raise
@@ -164,13 +209,13 @@ class JobStore:
         return Job.from_row(row)
 
     async def get(self, job_id: str) -> Job | None:
-        return await self._one(jobs.c.id == job_id)
+        return await self._one(BY_ID, job_id)
 
     async def by_key(self, idempotency_key: str) -> Job | None:
-        return await self._one(jobs.c.idempotency_key == idempotency_key)
+        return await self._one(BY_KEY, idempotency_key)
 
     async def by_share(self, share_hash: str) -> Job | None:
-        return await self._one(jobs.c.share_hash == share_hash)
+        return await self._one(BY_SHARE, share_hash)
 
     async def page(self, owner: str, state: State | None, before: tuple[float, str] | None, limit: int) -> list[Job]:
         """An owner's jobs, newest first, that are older than the job with this (created_at, id)."""
@@ -181,108 +226,84 @@ class JobStore:
             at, job_id = before
             wanted.append(or_(jobs.c.created_at < at, and_(jobs.c.created_at == at, jobs.c.id < job_id)))
         query = select(jobs).where(*wanted).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
-        async with self._engine.connect() as db:
-            return [Job.from_row(row) for row in await db.execute(query)]
+        return await self._read(lambda db: [Job.from_row(row) for row in db.execute(query)])
 
     async def share(self, job_id: str, nonce: str | None, share_hash: str | None) -> Job | None:
         """Sets what a link to share is found by; None revokes it."""
-        async with self._write.begin() as db:
-            values = {"share_nonce": nonce, "share_hash": share_hash}
-            await db.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+        values = {"share_nonce": nonce, "share_hash": share_hash}
+        await self._write(lambda db: db.execute(update(jobs).where(jobs.c.id == job_id).values(values)))
         return await self.get(job_id)
 
     async def add_stored(self, job_id: str, n_bytes: int) -> None:
-        async with self._write.begin() as db:
-            await db.execute(update(jobs).where(jobs.c.id == job_id).values(stored_bytes=jobs.c.stored_bytes + n_bytes))
+        more = {"stored_bytes": jobs.c.stored_bytes + n_bytes}
+        await self._write(lambda db: db.execute(update(jobs).where(jobs.c.id == job_id).values(more)))
 
-    async def _one(self, condition: Any) -> Job | None:
-        async with self._engine.connect() as db:
-            row = (await db.execute(select(jobs).where(condition))).one_or_none()
+    async def _one(self, query: Select, wanted: str) -> Job | None:
+        row = await self._read(lambda db: db.execute(query, {"wanted": wanted}).one_or_none())
         return None if row is None else Job.from_row(row)
 
     async def cancel(self, job_id: str) -> Job | None:
         """A waiting job is canceled at once; a running one is asked to stop; a finished one stays as it is."""
-        async with self._write.begin() as db:
-            seq = await self._change(db, job_id, jobs.c.state == State.QUEUED, state=State.CANCELED, finished_at=NOW)
-            if seq:
-                await self._event(db, job_id, seq, State.CANCELED)
+
+        def change(db: Connection) -> None:
+            if seq := _change(db, job_id, jobs.c.state == State.QUEUED, state=State.CANCELED, finished_at=NOW):
+                _tell(db, job_id, seq, State.CANCELED)
             else:
-                await self._change(db, job_id, jobs.c.state == State.RUNNING, state=State.CANCELING)
+                _change(db, job_id, jobs.c.state == State.RUNNING, state=State.CANCELING)
+
+        await self._write(change)
         self.signals.send(job_id, f"stop:{job_id}")
         return await self.get(job_id)
 
     async def delete(self, job_id: str) -> bool:
         """Row and events; a worker on it loses its fence. The caller deletes the blobs."""
-        async with self._write.begin() as db:
-            gone = await db.execute(delete(jobs).where(jobs.c.id == job_id).returning(jobs.c.id))
-            found = gone.one_or_none() is not None
+        removal = delete(jobs).where(jobs.c.id == job_id).returning(jobs.c.id)
+        found = await self._write(lambda db: db.scalar(removal)) is not None
         self.signals.send(job_id, f"stop:{job_id}")
         return found
 
     async def queue(self, job: Job) -> Queue:
-        ahead = select(func.count()).where(
-            jobs.c.state == State.QUEUED,
-            or_(jobs.c.created_at < job.created_at, and_(jobs.c.created_at == job.created_at, jobs.c.id < job.id)),
-        )
-        recent = (
-            select(jobs.c.finished_at - jobs.c.started_at)
-            .where(jobs.c.result_bytes.is_not(None))
-            .order_by(jobs.c.finished_at.desc())
-            .limit(20)
-            .subquery()
-        )
-        async with self._engine.connect() as db:
-            position = 1 + (await db.scalar(ahead)) if job.state == State.QUEUED else None
-            running = await db.scalar(select(func.count()).where(jobs.c.state.in_(ACTIVE)))
-            mean_s = await db.scalar(select(func.avg(recent.c[0])))
-        return Queue(position, running, mean_s)
+        asked = {"created_at": job.created_at, "job_id": job.id}
+        position, running, mean_s = await self._read(lambda db: db.execute(STANDING, asked).one())
+        return Queue(position if job.state == State.QUEUED else None, running, mean_s)
 
     async def waiting(self, owner: str | None = None) -> int:
         """How many jobs wait, of an owner or of all."""
-        query = select(func.count()).where(jobs.c.state == State.QUEUED)
-        async with self._engine.connect() as db:
-            return await db.scalar(query if owner is None else query.where(jobs.c.owner == owner))
+        query = WAITING if owner is None else WAITING_OF
+        return await self._read(lambda db: db.scalar(query, {"owner": owner}))
 
     async def stored_bytes(self) -> int:
-        async with self._engine.connect() as db:
-            return int(await db.scalar(select(func.coalesce(func.sum(jobs.c.stored_bytes), 0))))
+        return int(await self._read(lambda db: db.scalar(STORED)))
 
     async def census(self) -> tuple[dict[str, int], float]:
         """State -> number of jobs; seconds that the oldest waiting job has waited, 0 when none does."""
         oldest = select(func.coalesce(NOW - func.min(jobs.c.created_at), 0.0)).where(jobs.c.state == State.QUEUED)
-        async with self._engine.connect() as db:
-            rows = await db.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
-            return {state: count for state, count in rows}, float(await db.scalar(oldest))
+
+        def look(db: Connection) -> tuple[dict[str, int], float]:
+            rows = db.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
+            return {state: count for state, count in rows}, float(db.scalar(oldest))
+
+        return await self._read(look)
 
     async def events_after(self, job_id: str, seq: int) -> list[JobEvent]:
-        query = (
-            select(job_events.c.seq, job_events.c.event, job_events.c.data)
-            .where(job_events.c.job_id == job_id, job_events.c.seq > seq)
-            .order_by(job_events.c.seq)
-        )
-        async with self._engine.connect() as db:
-            return [JobEvent(*row) for row in await db.execute(query)]
+        asked = {"job_id": job_id, "seen": seq}
+        return await self._read(lambda db: [JobEvent(*row) for row in db.execute(EVENTS_AFTER, asked)])
 
     # What workers do
 
     async def claim(self, lease_s: float) -> Job | None:
         """The oldest job that may run, now leased to the caller with a new attempt."""
-        due = select(jobs.c.id).where(jobs.c.state == State.QUEUED, jobs.c.not_before <= NOW)
+        now = or_(jobs.c.not_before <= NOW, jobs.c.not_before > NOW + CLOCK_S)
+        due = select(jobs.c.id).where(jobs.c.state == State.QUEUED, now)
         oldest = due.order_by(jobs.c.created_at, jobs.c.id).limit(1).with_for_update(skip_locked=True)
-        async with self._write.begin() as db:
-            row = (
-                await db.execute(
-                    update(jobs)
-                    .where(jobs.c.id == oldest.scalar_subquery())
-                    .values(
-                        state=State.RUNNING,
-                        attempt=jobs.c.attempt + 1,
-                        lease_until=NOW + lease_s,
-                        started_at=NOW,
-                    )
-                    .returning(jobs)
-                )
-            ).one_or_none()
+        values = {
+            "state": State.RUNNING,
+            "attempt": jobs.c.attempt + 1,
+            "lease_until": NOW + lease_s,
+            "started_at": NOW,
+        }
+        claimed = update(jobs).where(jobs.c.id == oldest.scalar_subquery()).values(values).returning(jobs)
+        row = await self._write(lambda db: db.execute(claimed).one_or_none())
         if row is None:
             return None
         self.signals.send(row.id)
@@ -290,17 +311,9 @@ class JobStore:
 
     async def heartbeat(self, job: Job, lease_s: float) -> State | None:
         """Renews the lease. Returns the state (running or canceling), None when the job is no longer the caller's."""
-        async with self._write.begin() as db:
-            state = await db.scalar(
-                update(jobs)
-                .where(
-                    jobs.c.id == job.id,
-                    jobs.c.attempt == job.attempt,
-                    jobs.c.state.in_(ACTIVE),
-                )
-                .values(lease_until=NOW + lease_s)
-                .returning(jobs.c.state)
-            )
+        ours = and_(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.state.in_(ACTIVE))
+        renewed = update(jobs).where(ours).values(lease_until=NOW + lease_s).returning(jobs.c.state)
+        state = await self._write(lambda db: db.scalar(renewed))
         return state and State(state)
 
     async def progress(self, job: Job, progress: Progress) -> bool:
@@ -341,73 +354,70 @@ class JobStore:
 
     async def release(self, job: Job, delay_s: float, *, counts: bool) -> bool:
         """Back to the queue, at its old place. `counts`: the attempt was the job's (a lost worker), not ours."""
-        async with self._write.begin() as db:
-            seq = await self._change(
-                db,
-                job.id,
-                and_(jobs.c.attempt == job.attempt, jobs.c.state == State.RUNNING),
-                state=State.QUEUED,
-                not_before=NOW + delay_s,
-                lease_until=None,
-                progress=None,
-                failures=jobs.c.failures + int(counts),
-            )
+        values = {
+            "state": State.QUEUED,
+            "not_before": NOW + delay_s,
+            "lease_until": None,
+            "progress": None,
+            "failures": jobs.c.failures + int(counts),
+        }
+        ours = and_(jobs.c.attempt == job.attempt, jobs.c.state == State.RUNNING)
+        seq = await self._write(lambda db: _change(db, job.id, ours, **values))
         self.signals.send(job.id, "queue")
         return seq is not None
 
-    async def lost(self) -> list[Job]:
-        """Running jobs whose lease has run out: each is to be taken over by `take_over`."""
-        async with self._engine.connect() as db:
-            rows = await db.execute(select(jobs).where(jobs.c.state.in_(ACTIVE), jobs.c.lease_until < NOW))
-            return [Job.from_row(row) for row in rows]
+    async def lost(self, lease_s: float) -> list[Job]:
+        """Running jobs whose lease has run out, or lasts longer than any: the clock was put back."""
+        over = or_(jobs.c.lease_until < NOW, jobs.c.lease_until > NOW + lease_s + CLOCK_S)
+        query = select(jobs).where(jobs.c.state.in_(ACTIVE), over)
+        return await self._read(lambda db: [Job.from_row(row) for row in db.execute(query)])
 
     async def expire(self, ttl_s: float) -> list[str]:
         """Finished jobs older than `ttl_s` become expired; after the same time again the rows go too. Returns the
         ids whose blobs can go."""
-        async with self._write.begin() as db:
-            done = await db.execute(
-                update(jobs)
-                .where(
-                    jobs.c.state.in_(FINISHED - {State.EXPIRED}),
-                    jobs.c.finished_at < NOW - ttl_s,
-                )
-                .values(state=State.EXPIRED, stored_bytes=0, share_nonce=None, share_hash=None)
-                .returning(jobs.c.id)
-            )
-            ids = list(done.scalars())
-            await db.execute(delete(jobs).where(jobs.c.state == State.EXPIRED, jobs.c.finished_at < NOW - 2 * ttl_s))
-        return ids
+        old = and_(jobs.c.state.in_(FINISHED - {State.EXPIRED}), jobs.c.finished_at < NOW - ttl_s)
+        values = {"state": State.EXPIRED, "stored_bytes": 0, "share_nonce": None, "share_hash": None}
+        older = and_(jobs.c.state == State.EXPIRED, jobs.c.finished_at < NOW - 2 * ttl_s)
+
+        def change(db: Connection) -> list[str]:
+            ids = list(db.scalars(update(jobs).where(old).values(values).returning(jobs.c.id)))
+            db.execute(delete(jobs).where(older))
+            return ids
+
+        return await self._write(change)
 
     async def attempts(self, ids: set[str]) -> dict[str, str | None]:
         """Those of the ids that are jobs -> the name of the result that they have or may get."""
-        found = {}
-        async with self._engine.connect() as db:
+
+        def look(db: Connection) -> dict[str, str | None]:
+            found = {}
             for some in batched(sorted(ids), 500):
                 query = select(jobs.c.id, jobs.c.state, jobs.c.attempt).where(jobs.c.id.in_(some))
-                for row in await db.execute(query):
+                for row in db.execute(query):
                     wanted = row.state in ACTIVE | {State.SUCCEEDED}
                     found[row.id] = result_name(row.attempt) if wanted else None
-        return found
+            return found
+
+        return await self._read(look)
 
     async def _record(self, job: Job, name: str, data: dict | None, was: State = State.RUNNING, **values: Any) -> bool:
-        async with self._write.begin() as db:
-            fence = and_(jobs.c.attempt == job.attempt, jobs.c.state == was)
-            seq = await self._change(db, job.id, fence, **values)
-            if seq:
-                await self._event(db, job.id, seq, name, data)
+        fence = and_(jobs.c.attempt == job.attempt, jobs.c.state == was)
+
+        def change(db: Connection) -> bool:
+            if seq := _change(db, job.id, fence, **values):
+                _tell(db, job.id, seq, name, data)
+            return seq is not None
+
+        recorded = await self._write(change)
         self.signals.send(job.id)
-        return seq is not None
+        return recorded
 
-    @staticmethod
-    async def _change(db: Any, job_id: str, condition: Any, **values: Any) -> int | None:
-        """Updates the row and takes the next event number under its lock; None when the condition does not hold."""
-        return await db.scalar(
-            update(jobs)
-            .where(jobs.c.id == job_id, condition)
-            .values(seq=jobs.c.seq + 1, **values)
-            .returning(jobs.c.seq)
-        )
 
-    @staticmethod
-    async def _event(db: Any, job_id: str, seq: int, name: str, data: dict | None = None) -> None:
-        await db.execute(insert(job_events).values(job_id=job_id, seq=seq, event=name, data=data))
+def _change(db: Connection, job_id: str, condition: Any, **values: Any) -> int | None:
+    """Updates the row and takes the next event number under its lock; None when the condition does not hold."""
+    values["seq"] = jobs.c.seq + 1
+    return db.scalar(update(jobs).where(jobs.c.id == job_id, condition).values(values).returning(jobs.c.seq))
+
+
+def _tell(db: Connection, job_id: str, seq: int, name: str, data: dict | None = None) -> None:
+    db.execute(insert(job_events).values(job_id=job_id, seq=seq, event=name, data=data))

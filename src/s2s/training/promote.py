@@ -2,6 +2,8 @@
 
 STORE/NAME-SHA8/        a bundle, never changed once it is there
 STORE/current.json      {"bundle": its folder, "metrics": ..., "why": ...}, written last
+
+`pull_current` is the other end: whoever builds the model server's image asks the store what is to be served.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s2s.bundle import read_manifest, verify_bundle
+from s2s.data import blobs
 from s2s.data.manifest import write_whole
+from s2s.errors import ArtifactError
 
 MARGIN = 0.02  # of strict skill on held-out renders: less is noise of some hundred clips
 KIND_SLACK = 0.03  # of kind accuracy that may be lost for it
@@ -67,3 +71,24 @@ def promote(bundle: Path, store: Path, *, force: bool = False) -> Verdict:
     pointer = {"bundle": home.name, "metrics": manifest.metrics, "why": verdict.why}
     write_whole(store / "current.json", json.dumps(pointer, indent=1) + "\n")
     return Verdict(True, verdict.why if verdict.better else f"forced: {verdict.why}")
+
+
+def pull_current(store: str, out: Path) -> str:
+    """Brings the current bundle of a store (a folder, gs:// or s3://) to the folder `out`; returns its name.
+
+    `out` is replaced only after every file was checked. Raises ArtifactError where nothing was promoted yet.
+    """
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        pointer = blobs.fetch(f"{store}/current.json", part / "current.json")
+        name = json.loads(pointer.read_text())["bundle"]
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{store} has no current bundle.", hint="Promote one: s2s bundle promote.") from exc
+    blobs.pull(f"{store}/{name}", part / name)
+    verify_bundle(part / name)
+    shutil.rmtree(out, ignore_errors=True)
+    (part / name).rename(out)
+    shutil.rmtree(part)
+    return name

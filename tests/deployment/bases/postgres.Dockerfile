@@ -1,4 +1,5 @@
 # Stands in for the official postgres image: the same variables (POSTGRES_*, PGDATA) and the same command line.
+# hadolint ignore=DL3006
 FROM local/debian
 RUN apt-get update -q && apt-get install -y -q --no-install-recommends postgresql-15 && rm -rf /var/lib/apt/lists/* \
     && mkdir -p /var/lib/postgresql/data && chown -R postgres:postgres /var/lib/postgresql /var/run/postgresql \

@@ -1,4 +1,5 @@
 # Stands in for a fresh Debian 12 machine of a cloud: systemd, sshd, a user with sudo, Python for Ansible, nothing else.
+# hadolint ignore=DL3006
 FROM local/debian
 RUN apt-get update -q \
     && apt-get install -y -q --no-install-recommends \

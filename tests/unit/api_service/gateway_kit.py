@@ -16,6 +16,7 @@ import uvicorn
 
 from api_service.api.access import KeyStore
 from api_service.api.database import Database
+from api_service.api.protocol import options
 from api_service.api.service import create_app
 from s2s import wire
 from s2s.config import Settings
@@ -119,7 +120,7 @@ def said(*lines: str) -> Callable[[httpx.Request, bytes], Awaitable[httpx.Respon
 async def running(config: Settings, model_server: ModelServer) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway that listens on a free port and is stopped as by SIGTERM."""
     app = create_app(config, httpx.MockTransport(model_server))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, **{**options(), "timeout_graceful_shutdown": 1}))
     task = asyncio.create_task(server.serve())
     try:
         while not server.started:

@@ -306,8 +306,7 @@ async def test_a_database_from_before_revisions_keeps_its_jobs(config, model_ser
 async def test_a_database_of_a_newer_version_is_refused(config):
     database = Database.of(config)
     await database.open()
-    async with database.write.begin() as db:
-        await db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    await database.write(lambda db: db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(ArtifactError, match="9999"):
         await database.open()
     await database.close()

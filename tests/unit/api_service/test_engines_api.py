@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from gateway_kit import events, finished, running, send
+from sqlalchemy import Connection
 from tests.postgres import running_postgres
 
 from api_service.api.blobs import ObjectBlobs
@@ -35,8 +36,7 @@ async def shared(request, config) -> AsyncIterator[Settings]:
     server = request.getfixturevalue("postgres")
     name = f"t{uuid.uuid4().hex[:12]}"
     admin = Database(f"postgresql+asyncpg://s2s@127.0.0.1:{server.port}/postgres")
-    async with admin.engine.connect() as db:
-        await (await db.execution_options(isolation_level="AUTOCOMMIT")).exec_driver_sql(f"CREATE DATABASE {name}")
+    await admin.read(lambda db: db.exec_driver_sql(f"CREATE DATABASE {name}"))  # not in a transaction
     await admin.close()
     url = server.url.replace("/postgres", f"/{name}")
     yield config.model_copy(update={"database_url": url, "secret_key": Settings(secret_key="k" * 32).secret_key})
@@ -75,7 +75,7 @@ async def test_a_worker_that_lost_its_lease_changes_nothing(store):
     await waiting(store)
     old = await store.claim(0.01)
     await asyncio.sleep(0.05)
-    assert [job.id for job in await store.lost()] == [old.id]
+    assert [job.id for job in await store.lost(30)] == [old.id]
     assert await store.release(old, 0.0, counts=True)
     new = await store.claim(30)
     assert (new.id, new.attempt, new.failures) == (old.id, old.attempt + 1, 1)
@@ -162,15 +162,18 @@ async def test_two_replicas_serve_the_same_jobs(shared, model_server, clip):
 async def test_an_older_shared_database_is_left_to_the_operator(shared):
     database = Database.of(shared)
     await database.open()
-    async with database.write.begin() as db:
-        await db.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+
+    def make_older(db: Connection) -> None:
+        db.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
         for index in ("jobs_by_owner", "jobs_by_share"):
-            await db.exec_driver_sql(f"DROP INDEX {index}")
+            db.exec_driver_sql(f"DROP INDEX {index}")
         for column in ("owner", "wishes", "stored_bytes", "share_nonce", "share_hash"):
-            await db.exec_driver_sql(f"ALTER TABLE jobs DROP COLUMN {column}")
-        await db.exec_driver_sql("ALTER TABLE jobs ADD COLUMN seed BIGINT NOT NULL DEFAULT 0")
-        await db.exec_driver_sql("ALTER TABLE jobs ADD COLUMN category VARCHAR(100)")
-        await db.exec_driver_sql("DROP TABLE api_keys")
+            db.exec_driver_sql(f"ALTER TABLE jobs DROP COLUMN {column}")
+        db.exec_driver_sql("ALTER TABLE jobs ADD COLUMN seed BIGINT NOT NULL DEFAULT 0")
+        db.exec_driver_sql("ALTER TABLE jobs ADD COLUMN category VARCHAR(100)")
+        db.exec_driver_sql("DROP TABLE api_keys")
+
+    await database.write(make_older)
     if shared.database_url:
         with pytest.raises(ArtifactError, match="db upgrade"):
             await database.open()

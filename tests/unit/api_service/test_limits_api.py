@@ -88,7 +88,7 @@ async def test_a_full_disk_says_so_and_keeps_nothing(gateway, clip, config, monk
 
 
 async def test_an_upload_that_stands_still_is_given_up_and_disturbs_nobody(config, model_server, clip):
-    config = config.model_copy(update={"upload_stall_s": 0.5, "max_uploads": 2})
+    config = config.model_copy(update={"upload_stall_s": 2.0, "max_uploads": 2})
     async with running(config, model_server) as gateway:
         port = gateway.base_url.port
         head = (
@@ -105,9 +105,8 @@ async def test_an_upload_that_stands_still_is_given_up_and_disturbs_nobody(confi
         crowded = await gateway.post("/v1/jobs", **form(clip))
         assert (crowded.status_code, crowded.json()["code"]) == (503, "too_many_uploads")
         for reader, writer in slow:
-            answer = await asyncio.wait_for(reader.read(4000), 10)
+            answer = await asyncio.wait_for(reader.readuntil(b"too_slow"), 30)
             assert b" 408 " in answer.split(b"\r\n")[0]
-            assert b"too_slow" in answer
             writer.close()
         assert (await gateway.post("/v1/jobs", **form(clip))).status_code == 202
     assert not list((config.data_dir / "scratch").iterdir())

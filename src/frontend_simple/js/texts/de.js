@@ -137,7 +137,10 @@ export default {
   kindCount: "{count} × {kind}",
   allEvents: "Alle {count} zeigen",
   jump: "Ab {time} abspielen: {words}",
-  kinds: {},
+  kinds: {
+    drum: "Trommel", hand_drum: "Handtrommel", wood: "Holz", metal: "Metall", glass: "Glas", ball: "Ball",
+    bell: "Glocke", typing: "Tastatur", water: "Wasser", explosion: "Knall", sound: "Klang",
+  },
   loudness: { soft: "leise", medium: "mittellaut", loud: "laut" },
   surety: { guess: "geraten", likely: "wahrscheinlich", sure: "sicher" },
   valueText: "{time} von {duration}",

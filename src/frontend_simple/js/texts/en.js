@@ -70,7 +70,10 @@ export default {
   kindCount: "{count} × {kind}",
   allEvents: "Show all {count}",
   jump: "Play from {time}: {words}",
-  kinds: {},
+  kinds: {
+    drum: "drum", hand_drum: "hand drum", wood: "wood", metal: "metal", glass: "glass", ball: "ball", bell: "bell",
+    typing: "typing", water: "water", explosion: "explosion", sound: "sound",
+  },
   loudness: { soft: "soft", medium: "medium loud", loud: "loud" },
   surety: { guess: "a guess", likely: "likely", sure: "sure" },
   valueText: "{time} of {duration}",

@@ -1,0 +1,76 @@
+"""What is around the service fails for a while: nothing that was accepted is lost, nothing is recorded twice."""
+
+import errno
+
+import pytest
+from gateway_kit import events, finished, running, send
+from sqlalchemy import text
+from tests.postgres import running_postgres
+
+from api_service.api.database import Database
+from s2s.config import Settings
+
+
+async def test_a_database_that_is_restarted_loses_no_job_and_costs_no_second_run(config, model_server, clip):
+    with running_postgres() as server:
+        secret = Settings(secret_key="k" * 32).secret_key
+        config = config.model_copy(update={"database_url": server.url, "secret_key": secret, "lease_s": 120.0})
+        async with running(config, model_server) as gateway:
+            model_server.go_on.clear()
+            worked_on, waits = await send(gateway, clip), await send(gateway, clip)
+            await model_server.entered.wait()
+            server.stop()
+            for path in (worked_on["links"]["self"], "/readyz"):
+                told = await gateway.get(path)
+                assert (told.status_code, told.json()["code"]) == (503, "database_away")
+                assert told.headers["retry-after"]
+            assert (await gateway.post("/v1/jobs", files={"file": ("a.mp4", clip)})).status_code == 503
+            model_server.go_on.set()  # it finishes while nobody can write that down
+            server.start()
+            for job in (worked_on, waits):
+                done = await finished(gateway, job, within_s=100)
+                assert done["state"] == "succeeded"
+                told = await events(gateway, job, last_event_id=0)
+                assert [name for _, name, _ in told].count("succeeded") == 1
+            assert (await gateway.get("/readyz")).status_code == 200
+    assert len(model_server.requests) == 2
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.ENOENT])
+async def test_a_result_that_the_full_disk_refuses_is_made_again(gateway, model_server, clip, monkeypatch, fault):
+    model_server.go_on.clear()
+    job = await send(gateway, clip)
+    await model_server.entered.wait()
+    blobs = gateway.app.state.service.blobs
+    kept, refused = blobs.put, []
+
+    async def put(job_id, name, source):
+        if not refused:
+            refused.append(name)
+            raise OSError(fault, "the disk will not")
+        await kept(job_id, name, source)
+
+    monkeypatch.setattr(blobs, "put", put)
+    model_server.go_on.set()
+    assert (await finished(gateway, job, within_s=30))["state"] == "succeeded"
+    assert refused == ["out-1"]
+    assert (await gateway.get(job["links"]["result"])).content == model_server.sound_of(clip)
+
+
+@pytest.mark.parametrize("jump_s", [7200, -7200], ids=["ahead", "back"])
+async def test_a_clock_that_jumps_loses_no_job(config, model_server, clip, jump_s):
+    """Seen from the rows: the clock goes ahead as they fall behind."""
+    async with running(config, model_server) as gateway:
+        model_server.go_on.clear()
+        jobs = [await send(gateway, clip) for _ in range(3)]
+        await model_server.entered.wait()
+        database = Database.of(config)
+        shift = text("UPDATE jobs SET created_at = created_at - :s, not_before = not_before - :s, "
+                     "lease_until = lease_until - :s")  # fmt: skip
+        await database.write(lambda db: db.execute(shift, {"s": jump_s}))
+        model_server.go_on.set()
+        for job in jobs:
+            assert (await finished(gateway, job, within_s=60))["state"] == "succeeded"
+            outcomes = [name for _, name, _ in await events(gateway, job, last_event_id=0) if name == "succeeded"]
+            assert len(outcomes) == 1
+        await database.close()
