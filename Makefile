@@ -37,7 +37,7 @@ test: $(READY) ## every test but the soak runs (under 25 minutes on 2 cores)
 	$(BIN)/python tests/setup_system.py
 	$(BIN)/ruff check src tests setup.py
 	@# Two runs: the browser driver keeps an event loop of its own, which tests of the gateway cannot share.
-	$(BIN)/python -m pytest -m "not soak" tests/unit tests/golden $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile tests/unit tests/golden $(TEST_ARGS)
 	$(BIN)/python -m pytest -m "not soak" tests/e2e tests/component tests/browser $(TEST_ARGS)
 
 test-deploy: $(READY) ## images, Compose, playbooks and Kubernetes on real engines (Linux, root; its cache: S2S_DEPLOY_CACHE)
