@@ -26,7 +26,7 @@ def test_images_are_pushed_by_commit_and_known_by_digest_and_a_second_run_builds
     assert set(known) == {"torch-base", "api-service", "frontend", "model-server"}
     for name, reference in known.items():
         assert re.fullmatch(rf"{re.escape(published.registry)}/{name}@sha256:[0-9a-f]{{64}}", reference)
-    second = play(engine, *published.arguments)
+    second = play(engine, *published.arguments, inside=True)
     assert second.code == 0, second.output[-4000:]
     assert (second.totals["changed"], second.changes) == (0, [])
 
