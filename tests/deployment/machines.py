@@ -165,7 +165,7 @@ def play(engine: Engine, playbook: str, *arguments: str, within_s: float = 1800,
     """
     command = [tool("ansible-playbook"), playbook, *arguments]
     done = subprocess.run(
-        engine.inside(*command) if inside else command,
+        engine.inside("env", f"--chdir={ROOT / 'deployment'}", *command) if inside else command,
         cwd=ROOT / "deployment",
         env=engine.environment(ANSIBLE_NOCOLOR="1", ANSIBLE_HOME=str(engine.run_dir / "ansible"), **environment),
         stdin=subprocess.DEVNULL,
