@@ -224,9 +224,9 @@ def run_chaos(
                 if victims:
                     kill_one()
                 for n in sorted(open_jobs):
-                    state = _insist(client, deadline_s, "GET", f"/v1/jobs/{ids[n]}").json()["state"]
-                    assert state in ("queued", "running", "succeeded"), state
-                    if state == "succeeded":
+                    job = _insist(client, deadline_s, "GET", f"/v1/jobs/{ids[n]}").json()
+                    assert job["state"] in ("queued", "running", "succeeded"), job
+                    if job["state"] == "succeeded":
                         open_jobs.remove(n)
                     else:
                         break  # the queue is in order: the others come later

@@ -52,8 +52,9 @@ def run_contract(folder: Path, phases: str, max_examples: int, within_s: float) 
         command = [*SCHEMATHESIS, "run", f"{url}/openapi.json", "--phases", phases]
         command += ["--exclude-checks", ",".join(LEFT_OUT), "--max-examples", str(max_examples), "--seed", "1"]
         command += ["--generation-database", "none", "--request-timeout", "60", "--continue-on-failure", "--no-color"]
-        hooks = {"SCHEMATHESIS_HOOKS": "tests.contract_hooks", "CONTRACT_CLIP": str(clip), "COLUMNS": "150"}
-        done = subprocess.run(command, env={**environment, **hooks}, cwd=REPO_ROOT, timeout=within_s,
+        hooks = {"SCHEMATHESIS_HOOKS": "tests.contract_hooks", "CONTRACT_CLIP": str(clip), "COLUMNS": "150",
+                 "PYTHONPATH": str(REPO_ROOT)}  # fmt: skip
+        done = subprocess.run(command, env={**environment, **hooks}, cwd=folder, timeout=within_s,
                               capture_output=True, text=True)  # fmt: skip
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
         assert httpx.get(f"{url}/readyz", timeout=30, trust_env=False).status_code == 200

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from tests.chaos import GATEWAY, free_port
 from tests.clips import film
 from tests.hostile import corpus
+
+from s2s.config import REPO_ROOT
 
 LARGEST_MEMORY_MB = 300
 SLOWEST_S = 3.0  # of this process and the gateway together, so that a busy machine does not matter
@@ -71,6 +74,7 @@ def test_hostile_uploads_meet_a_clear_answer_and_open_nothing_else(traced, tmp_p
     assert taken < 6
     status = Path(f"/proc/{gateway.pid}/status").read_text()
     peak_mb = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000
+    print(f"{len(files)} files, peak memory of the gateway {peak_mb} MB")
     assert peak_mb < LARGEST_MEMORY_MB
     assert not gateway.children(recursive=True), "no process is left"
     for name in ("blobs", "scratch"):
@@ -79,6 +83,6 @@ def test_hostile_uploads_meet_a_clear_answer_and_open_nothing_else(traced, tmp_p
         lines.seek(traced_before)
         opened = set(re.findall(r'open(?:at2?)?\((?:AT_FDCWD, )?"([^"]+)"', lines.read()))
     assert opened, "the trace shows something"
-    own = str(tmp_path / "var")
-    assert [path for path in opened if path.startswith(str(tmp_path)) and not path.startswith(own)] == []
-    assert not any(path.startswith("/etc/passwd") for path in opened)
+    late = (sys.prefix, sys.base_prefix, str(REPO_ROOT / "src"), "/sys/devices/system/cpu/")  # imports, number of cores
+    own = (str(tmp_path / "var"), *late)
+    assert [path for path in opened if not path.startswith(own)] == []

@@ -54,7 +54,7 @@ def published(engine: Engine, registry: str, tmp_path_factory) -> Published:
         "images_allow_dirty": True,
     }
     to.arguments = ("deploy-docker-images.yml", "--extra-vars", json.dumps(variables))
-    first = play(engine, *to.arguments)
+    first = play(engine, *to.arguments, inside=True)
     assert first.code == 0, first.output[-4000:]
     engine.docker("tag", bases.base(engine, "postgres"), to.postgres)
     engine.docker("push", "--quiet", to.postgres)

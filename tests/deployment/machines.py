@@ -158,10 +158,14 @@ class Played:
         return [name.split("]")[0] for name in names if re.search(r"^changed: ", name, re.MULTILINE)]
 
 
-def play(engine: Engine, playbook: str, *arguments: str, within_s: float = 1800, **environment: str) -> Played:
-    """A playbook as people run it, from deployment/, with this engine as the docker of the machine."""
+def play(engine: Engine, playbook: str, *arguments: str, within_s: float = 1800, inside=False, **environment) -> Played:
+    """A playbook as people run it, from deployment/, with this engine as the docker of the machine.
+
+    `inside`: in the engine's namespaces, where the docker client reaches the registry too.
+    """
+    command = [tool("ansible-playbook"), playbook, *arguments]
     done = subprocess.run(
-        [tool("ansible-playbook"), playbook, *arguments],
+        engine.inside("env", f"--chdir={ROOT / 'deployment'}", *command) if inside else command,
         cwd=ROOT / "deployment",
         env=engine.environment(ANSIBLE_NOCOLOR="1", ANSIBLE_HOME=str(engine.run_dir / "ansible"), **environment),
         stdin=subprocess.DEVNULL,

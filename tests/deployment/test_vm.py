@@ -26,7 +26,7 @@ def test_images_are_pushed_by_commit_and_known_by_digest_and_a_second_run_builds
     assert set(known) == {"torch-base", "api-service", "frontend", "model-server"}
     for name, reference in known.items():
         assert re.fullmatch(rf"{re.escape(published.registry)}/{name}@sha256:[0-9a-f]{{64}}", reference)
-    second = play(engine, *published.arguments)
+    second = play(engine, *published.arguments, inside=True)
     assert second.code == 0, second.output[-4000:]
     assert (second.totals["changed"], second.changes) == (0, [])
 
@@ -94,7 +94,7 @@ def test_a_second_run_changes_nothing(engine, machine, published, deployed, play
 
 
 def test_the_firewall_lets_in_the_web_and_ssh_and_nothing_else(engine, machine, deployed):
-    address = machine.sh("hostname -I").split()[0]
+    address = engine.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", machine.name).strip()
     machine.sh("(python3 -m http.server 8123 --directory /srv >/dev/null 2>&1 &) ; sleep 1")
     machine.sh("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8123', timeout=5)\"")
     probe = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)"

@@ -63,7 +63,7 @@ def _measure(folder: Path, options: argparse.Namespace) -> int:
             _until(lambda: all(client.get(f"/v1/jobs/{job}").json()["state"] == "succeeded" for job in jobs))
             model.send(signal.SIGSTOP)  # what is sent now waits, or runs on
             jobs += [_send(client, clip) for _ in range(2)]
-            for user, users in (("SteadyReader", 8), ("FullReader", 8), ("Sender", 1)):
+            for user, users in (("SteadyReader", 20), ("FullReader", 8), ("Sender", 1)):
                 if user == "Sender":
                     model.send(signal.SIGCONT)
                     _until(lambda: all(client.get(f"/v1/jobs/{job}").json()["state"] == "succeeded" for job in jobs))

@@ -42,11 +42,16 @@ async def worker_parts(
     store, models = JobStore(database), ModelClient(config, transport)
     blobs = blobs_of(config)
     worker = JobWorker(store, blobs, models, config, metrics)
+    listener: asyncio.Task | None = None
     try:
         await database.open()
+        listener = asyncio.create_task(database.listen(store.signals.wake))
         yield WorkerParts(database, store, blobs, worker)
     finally:
         await worker.stop()
+        if listener:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
         await models.close()
         await database.close()
 

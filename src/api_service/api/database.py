@@ -10,7 +10,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,6 +119,8 @@ def _now_sqlite(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
 
 
 NOW = DatabaseNow()
+CHANNEL, LISTEN_AGAIN_S = "s2s", 1.0
+NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :key)")
 
 
 def whole(store: type[Store]) -> type[Store]:
@@ -180,6 +182,7 @@ class Database:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="s2s-write")  # it has one writer anyway
         else:
             self._server = create_async_engine(url, pool_pre_ping=True, pool_size=10)
+            self._telling: set[asyncio.Future] = set()
 
     async def read(self, look: Callable[[Connection], Found]) -> Found:
         """What `look` finds. Each of its statements sees what is committed when it starts. Raises DatabaseAway."""
@@ -219,6 +222,33 @@ class Database:
     def in_file(cls, path: Path) -> Database:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(f"sqlite:///{path}")
+
+    def notify(self, keys: tuple[str, ...]) -> None:
+        """Tells other processes, soon, if they share a server. Who does not hear it finds out by polling."""
+        if not self.embedded:
+            task = asyncio.ensure_future(self._notify(keys))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _notify(self, keys: tuple[str, ...]) -> None:
+        with suppress(DatabaseAway):
+            await self.read(lambda db: [db.execute(NOTIFY, {"key": key}).close() for key in keys])
+
+    async def listen(self, heard: Callable[[str | None], None]) -> None:
+        """Calls `heard` with each key that any process tells, and with None where some may have been missed. Connects
+        again as often as needed, until it is canceled."""
+        while not self.embedded:
+            with suppress(DatabaseAway), _translated():
+                async with self._server.connect() as db:
+                    connection, broken = (await db.get_raw_connection()).driver_connection, asyncio.Event()
+                    connection.add_termination_listener(lambda _, broken=broken: broken.set())
+                    await connection.add_listener(CHANNEL, lambda *told: heard(told[-1]))
+                    heard(None)
+                    try:
+                        await broken.wait()
+                    finally:
+                        await db.invalidate()  # nobody else gets a connection that listens
+            await asyncio.sleep(LISTEN_AGAIN_S)
 
     async def open(self) -> None:
         """Raises ArtifactError when the tables are of another version of this software."""

@@ -55,6 +55,7 @@ TAGS = [
     {"name": "about", "description": "Limits, models, health."},
     {"name": "original project", "description": "The three routes that clients of the original project know."},
 ]
+NO_DATABASE = ("/livez", "/v1/limits", "/v1/models")
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; font-src 'self'; "
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -225,8 +226,10 @@ def _add_schemas(app: FastAPI) -> None:
             known = plain()["components"]["schemas"]
             for model in (schemas.JsonUpload, schemas.Problem):
                 known[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            for path in app.openapi_schema["paths"].values():
+            for address, path in app.openapi_schema["paths"].items():
                 for operation in path.values():
+                    if address not in NO_DATABASE:
+                        _add_problem(operation["responses"], "database_away")
                     if operation.get("responses", {}).get("422", {}).get("description") == "Validation Error":
                         operation["responses"]["422"] = problems.describe("bad_input")[422]
             known.pop("HTTPValidationError", None)
@@ -234,3 +237,12 @@ def _add_schemas(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi
+
+
+def _add_problem(responses: dict, code: str) -> None:
+    """Beside what the route itself says of the same status."""
+    ((status, told),) = problems.describe(code).items()
+    known = responses.setdefault(str(status), told)
+    if code not in known["content"][problems.MEDIA_TYPE]["examples"]:
+        known["description"] += f" {told['description']}"
+        known["content"][problems.MEDIA_TYPE]["examples"] |= told["content"][problems.MEDIA_TYPE]["examples"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -113,14 +113,21 @@ def batched(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 class Signals:
-    """Wakes waiters of this process; other processes are noticed by polling."""
+    """Wakes waiters: of this process at once, of others by `pass_on`; whom that does not reach polls."""
 
-    def __init__(self) -> None:
+    def __init__(self, pass_on: Callable[[tuple[str, ...]], None]) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._pass_on = pass_on
 
     def send(self, *keys: str) -> None:
         for key in keys:
-            for waiter in self._waiting.get(key, ()):
+            self.wake(key)
+        self._pass_on(keys)
+
+    def wake(self, key: str | None) -> None:
+        """None: everybody."""
+        for waiters in list(self._waiting.values()) if key is None else [self._waiting.get(key, ())]:
+            for waiter in waiters:
                 waiter.set()
 
     @contextmanager
@@ -171,7 +178,7 @@ class JobStore:
     """`signals` keys: a job's id (something changed), "stop:<id>" (its work should stop), "queue" (a job waits)."""
 
     def __init__(self, database: Database):
-        self.signals = Signals()
+        self.signals = Signals(database.notify)
         self._read, self._write = database.read, database.write
 
     # What people do

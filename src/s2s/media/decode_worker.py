@@ -1,8 +1,9 @@
 """The child process that decodes. `s2s.media.ffmpeg` starts it: `python -m s2s.media.decode_worker DESCRIPTOR REQUEST`.
 
-It reads the one file whose descriptor it was given, through the one demuxer that the gate chose. Once that is open it
-gives up the right to open anything else (RLIMIT_NOFILE 0), so a file that names other files, or that takes the decoder
-over, finds none. The limits on memory and time were set before this interpreter started.
+It reads the one file whose descriptor it was given, through the one demuxer that the gate chose. Before it reads a byte
+it gives up the right to open anything else (`sandbox`, and RLIMIT_NOFILE 0 once the container is open), so a file that
+names other files, or that takes the decoder over, finds none, nor a network, nor another program. The limits on memory
+and time were set before this interpreter started.
 
 What it writes to standard output, all little-endian:
     record  = kind (1 byte), length of the JSON (uint32), JSON, then the arrays that the kind promises
@@ -28,11 +29,16 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
+import av.sidedata.encparams
+import av.sidedata.motionvectors
+import av.subtitles.codeccontext
+import av.subtitles.stream  # av imports these when it first needs them: too late in a sandbox
 import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from s2s.errors import InputError
+from s2s.media import sandbox
 
 VIDEO_DECODERS = {"h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "prores"}
 AUDIO_DECODERS = {
@@ -70,6 +76,7 @@ def _not_decodable() -> InputError:
 
 def _open(source: int, request: dict) -> av.container.InputContainer:
     av.logging.set_level(av.logging.PANIC)
+    sandbox.enter()
     pixels = str(request["max_pixels"])
     container = av.open(
         os.fdopen(source, "rb", buffering=0), format=request["demuxer"], buffer_size=1 << 18,

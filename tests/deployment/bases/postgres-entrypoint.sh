@@ -2,10 +2,13 @@
 # What the official image's entry point does for a fresh data directory, and no more.
 set -eu
 export PGUSER="${POSTGRES_USER:-postgres}" PGDATABASE="${POSTGRES_DB:-${POSTGRES_USER:-postgres}}"
-if ! whoami >/dev/null 2>&1; then # initdb wants a name for the user id that a cluster gives
-    export HOME=/tmp
-fi
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    if ! whoami >/dev/null 2>&1; then # initdb wants a name for the user id that a cluster gives
+        NSS_WRAPPER_PASSWD="$(mktemp)" NSS_WRAPPER_GROUP="$(mktemp)" LD_PRELOAD=libnss_wrapper.so
+        export NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP LD_PRELOAD
+        echo "postgres:x:$(id -u):$(id -g):PostgreSQL:$PGDATA:/bin/false" >"$NSS_WRAPPER_PASSWD"
+        echo "postgres:x:$(id -g):" >"$NSS_WRAPPER_GROUP"
+    fi
     if [ -n "${POSTGRES_PASSWORD_FILE:-}" ]; then
         POSTGRES_PASSWORD="$(cat "$POSTGRES_PASSWORD_FILE")"
     fi
@@ -17,5 +20,6 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     pg_ctl -w start -o "-c listen_addresses=" >/dev/null
     [ "$PGDATABASE" = postgres ] || createdb -h /var/run/postgresql --maintenance-db=postgres "$PGDATABASE"
     pg_ctl -w stop >/dev/null
+    unset LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
 fi
 exec "$@" -c listen_addresses='*'

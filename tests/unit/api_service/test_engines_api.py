@@ -159,6 +159,19 @@ async def test_two_replicas_serve_the_same_jobs(shared, model_server, clip):
     assert len(model_server.requests) == 1
 
 
+@pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
+async def test_replicas_hear_of_each_other_at_once(shared, model_server, clip, monkeypatch):
+    """Nobody polls here: what another process did is told by the database."""
+    for name in ("api_service.api.jobs.POLL_S", "api_service.api.routes.SSE_POLL_S"):
+        monkeypatch.setattr(name, 600.0)
+    apart = shared.model_copy(update={"embedded_worker": False})
+    async with running(shared, model_server), running(apart, model_server) as other:
+        job = await send(other, clip)
+        async with asyncio.timeout(60):
+            told = await events(other, job)
+        assert told[-1][1] == "succeeded"
+
+
 async def test_an_older_shared_database_is_left_to_the_operator(shared):
     database = Database.of(shared)
     await database.open()
