@@ -46,8 +46,8 @@ def test_sigterm_stops_everything(tmp_path):
         names = " ".join(" ".join(process.cmdline()) for process in family)
         assert "org.pytorch.serve.ModelServer" in names
         assert "model_service_worker" in names
-        assert "uvicorn" in names
-        run_dir = next(Path(process.environ()["TMPDIR"]) for process in family if "uvicorn" in process.cmdline())
+        assert "-m api_service" in names
+        run_dir = next(Path(process.environ()["TMPDIR"]) for process in family if "api_service" in process.cmdline())
         assert run_dir.is_dir()
         served.send_signal(signal.SIGTERM)
         assert served.wait(30) == 0
