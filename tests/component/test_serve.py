@@ -13,7 +13,7 @@ import psutil
 from tests.stack import settings_for
 
 
-def test_sigterm_stops_everything(tmp_path):
+def test_sigterm_stops_everything(tmp_path, request):
     settings = settings_for(tmp_path)
     (tmp_path / "t").mkdir()
     environment = {
@@ -32,6 +32,7 @@ def test_sigterm_stops_everything(tmp_path):
             stdout=said,
             stderr=subprocess.STDOUT,
         )
+        request.addfinalizer(served.terminate)  # where something is not as it should be; nothing is left running
         url, deadline_s = None, time.monotonic() + 200
         while url is None:
             assert served.poll() is None, Path(said.name).read_text()
