@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpu", default="", help="accelerator of the training stage, e.g. nvidia-l4")
     parser.add_argument("--no-cache", action="store_true")
     parser.add_argument("--root", default="", help="where the stages meet: gs://, s3://, or a folder with --local")
-    parser.add_argument("--csv", default="", help="list of clips, VGG-Sound's format")
+    parser.add_argument("--csv", default="", help="list of clips, VGG-Sound's format, or the folder of VAS")
     parser.add_argument("--address", default="", help="where a video of the csv is; {id} is its id")
     parser.add_argument("--recipe", default="small", help="of training")
     parser.add_argument("--submit", default="", metavar="HOST|vertex", help="a KFP endpoint, or Vertex AI")

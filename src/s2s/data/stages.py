@@ -44,13 +44,23 @@ def workspace(root: str, reads: Sequence[str], writes: Sequence[str]) -> Iterato
 def collect(
     root: str, csv: str, address: str = "", per_minute: float = 30.0, workers: int = 2, licence: str = "unknown"
 ) -> Made:
-    """csv: a path or an address in storage. An empty `address` is YouTube's."""
+    """csv: VGG-Sound's list, or a folder of VAS (ROOT/videos/CATEGORY/*.mp4); a path or an address in storage.
+
+    An empty `address` is YouTube's. Raises InputError for a folder without VAS videos or a list that is none.
+    """
     from s2s.data import collect as collecting
 
     with workspace(root, (), ("raw",)) as home:
-        local = blobs.fetch(csv, home / "raw" / "wanted.csv")
         fetch = collecting.Downloader(per_minute=per_minute, licence=licence)
-        wanted = collecting.read_vggsound(local, address or collecting.YOUTUBE)
+        if csv.endswith(".csv"):
+            local = blobs.fetch(csv, home / "raw" / "wanted.csv")
+            wanted = collecting.read_vggsound(local, address or collecting.YOUTUBE)
+        else:
+            folder = blobs.local_path(csv)
+            if blobs.is_remote(csv):
+                folder = home / "vas"
+                blobs.pull(csv, folder)
+            wanted = collecting.read_vas(folder)
         counts = collecting.collect(wanted, home / "raw", fetch=fetch, workers=workers)
         return Made(sha256_of(home / "raw" / "collected.jsonl"), counts)
 

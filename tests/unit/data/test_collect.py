@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.clips import film
 
+from s2s.data import stages
 from s2s.data.collect import Downloader, Unfetched, Wanted, collect, read_rows, read_vas, read_vggsound
 from s2s.errors import InputError
 
@@ -182,3 +183,12 @@ def test_a_killed_collection_goes_on_and_ends_with_the_same_bytes(tmp_path):
     assert len(names) == 5
     assert all((killed / name).read_bytes() == (whole / name).read_bytes() for name in names)
     assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_the_stage_of_the_workflow_collects_a_folder_of_vas_too(tmp_path: Path):
+    made = stages.collect(str(tmp_path / "root"), str(vas_of(tmp_path)), workers=1)
+    rows = list(read_rows(tmp_path / "root" / "raw"))
+    assert made.facts["ok"] == len(rows) > 0
+    assert {row.label for row in rows} == {"hammer"}
+    with pytest.raises(InputError, match="no VAS videos"):
+        stages.collect(str(tmp_path / "other"), str(tmp_path / "nowhere"))
