@@ -19,7 +19,7 @@ EXTRAS = {
                 "httpx>=0.28,<0.29", "python-multipart>=0.0.34", "fastapi-offline>=1.7",
                 "SQLAlchemy[asyncio]>=2.1,<3", "asyncpg>=0.30",
                 "alembic>=1.16", "prometheus-client>=0.22", "obstore>=0.8", "numpy>=2.0,<3",
-                "imageio-ffmpeg>=0.6"],
+                "imageio-ffmpeg>=0.6", "httpcore>=1.0.9,<2", "standardwebhooks>=1.1"],
     "generate": [*MEDIA, "torch>=2.13,<3", "torchvision>=0.28", "opencv-python-headless>=4.10,<6",
                  "librosa>=0.11,<0.12", "scipy>=1.14", "safetensors>=0.5", "soundfile>=0.13", "matplotlib>=3.9",
                  "Pillow>=10"],
@@ -27,7 +27,7 @@ EXTRAS = {
               "httpx>=0.28,<0.29"],
     "train": ["tensorboard>=2.19", "pybullet>=3.2.7"],
     "evaluate": ["ai-edge-litert>=2.1"],  # runs YAMNet, by whose ear kinds are judged
-    "cluster": ["kubernetes>=30"],  # kfp wants 30
+    "cluster": ["kubernetes>=30", "python-dxf>=12", "google-auth>=2"],  # kfp wants kubernetes 30
     "data": ["yt-dlp>=2026.3", "obstore>=0.8"],  # collects videos; keeps sets in object storage
     "workflow": ["kfp>=2.14,<2.17"],  # newer ones pin requests to one version
     "test": ["pytest>=8", "pytest-asyncio>=1.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.130",
