@@ -385,12 +385,21 @@ def bundle_promote(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The new bundle.")],
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of bundles and of current.json.")],
     force: Annotated[bool, typer.Option("--force", help="Even when it is not better.")] = False,
+    cluster: Annotated[
+        str, typer.Option(help="Roll it out: current, context:NAME or gke:PROJECT/LOCATION/CLUSTER.")
+    ] = "",
+    namespace: Annotated[str, typer.Option(help="Namespace of the service.")] = "s2s",
+    within_s: Annotated[float, typer.Option(min=1, help="A rollout that is not ready by then is undone.")] = 1200.0,
+    plain_http: Annotated[bool, typer.Option("--plain-http", help="The image's registry has no TLS.")] = False,
 ) -> None:
-    """Make a bundle the one that is served, if it is measurably better than that."""
-    from s2s.training.promote import current, promote
+    """Make a bundle the one that is served, if it is measurably better than that; in a cluster, too, if asked for."""
+    from s2s.rollout import deploy
+    from s2s.training.promote import current
 
-    verdict = promote(path, store, force=force)
-    print(json.dumps({"better": verdict.better, "why": verdict.why, "served": str(current(store))}))
+    verdict, rollout = deploy(
+        path, store, force=force, cluster=cluster, namespace=namespace, within_s=within_s, plain_http=plain_http
+    )
+    print(json.dumps({"better": verdict.better, "why": verdict.why, "served": str(current(store)), "rollout": rollout}))
 
 
 @bundle_app.command("pull")

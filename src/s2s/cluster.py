@@ -6,14 +6,19 @@ API's JSON, so that they can be read and tested without a cluster.
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
-from s2s.errors import ArtifactError, UpstreamUnavailable
+from s2s.errors import ArtifactError, InputError, UpstreamUnavailable
 
 NAMESPACE = "s2s"
 GPU = "nvidia.com/gpu"
+GKE = "https://container.googleapis.com"
+API_TIMEOUT_S = 20
 METRICS = {
     "queued": 's2s_jobs{state="queued"}',
     "running": "s2s_running_jobs",
@@ -135,34 +140,90 @@ def read_queue(metrics: str) -> dict[str, float]:
     return found
 
 
+def open_cluster(where: str = "current"):
+    """A Kubernetes ApiClient. where: `current` (the kubeconfig's context, or the cluster that we run in),
+    `context:NAME`, or `gke:PROJECT/LOCATION/CLUSTER` with Google's credentials of the environment.
+
+    Raises ArtifactError without client or kubeconfig, UpstreamUnavailable when Google does not tell where a cluster is.
+    """
+    try:
+        from kubernetes import client, config
+    except ImportError as exc:
+        raise ArtifactError("The Kubernetes client is not installed.", hint="pip install -e '.[cluster]'") from exc
+    kind, _, name = where.partition(":")
+    if kind == "gke":
+        return client.ApiClient(_of_google(client.Configuration(), name))
+    if kind not in ("current", "context"):
+        raise InputError(f"{where!r} names no cluster.", hint="current, context:NAME, or gke:PROJECT/LOCATION/CLUSTER.")
+    configuration = client.Configuration()
+    try:
+        config.load_kube_config(context=name or None, client_configuration=configuration)
+    except config.ConfigException as exc:
+        try:
+            if name:
+                raise exc
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            raise ArtifactError(f"There is no usable kubeconfig: {exc}", hint="Set KUBECONFIG.") from exc
+    return client.ApiClient(configuration)
+
+
+def _of_google(configuration, name: str):
+    """Address, authority and a token of a GKE cluster, as gcloud's get-credentials would find them."""
+    import google.auth
+    import google.auth.transport.requests
+
+    project, location, cluster = [*name.split("/"), "", ""][:3]
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+        session = google.auth.transport.requests.AuthorizedSession(credentials)
+        answer = session.get(
+            f"{GKE}/v1/projects/{project}/locations/{location}/clusters/{cluster}", timeout=API_TIMEOUT_S
+        )
+        answer.raise_for_status()
+    except (google.auth.exceptions.GoogleAuthError, OSError) as exc:  # of requests, too
+        raise UpstreamUnavailable(f"Google does not tell where {name} is: {exc}") from exc
+    found = answer.json()
+    configuration.host = f"https://{found['endpoint']}"
+    with tempfile.NamedTemporaryFile("wb", suffix=".crt", delete=False) as authority:  # read when a connection opens
+        authority.write(base64.b64decode(found["masterAuth"]["clusterCaCertificate"]))
+    configuration.ssl_ca_cert = authority.name
+    configuration.api_key = {"authorization": f"Bearer {credentials.token}"}
+    return configuration
+
+
+@contextmanager
+def asked(what: str = "The cluster") -> Iterator[None]:
+    """Errors of the Kubernetes client as ours: UpstreamUnavailable, with what was refused."""
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as exc:
+        raise UpstreamUnavailable(f"{what} refused: {exc.status} {exc.reason}.") from exc
+    except (HTTPError, OSError) as exc:
+        raise UpstreamUnavailable(f"{what} does not answer: {exc}") from exc
+
+
 def read_cluster(namespace: str = NAMESPACE, context: str | None = None) -> Status:
     """Asks the cluster of the kubeconfig. Raises ArtifactError without client or kubeconfig, UpstreamUnavailable when
     its API server does not answer or does not let us in."""
-    try:
-        from kubernetes import client, config
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-    except ImportError as exc:
-        raise ArtifactError("The Kubernetes client is not installed.", hint="pip install -e '.[cluster]'") from exc
-    try:
-        config.load_kube_config(context=context)
-    except config.ConfigException as exc:
-        raise ArtifactError(f"There is no usable kubeconfig: {exc}", hint="Set KUBECONFIG.") from exc
-    core, apps = client.CoreV1Api(), client.AppsV1Api()
-    plain = client.ApiClient().sanitize_for_serialization
-    try:
+    api = open_cluster(f"context:{context}" if context else "current")
+    from kubernetes import client
+    from kubernetes.client.exceptions import ApiException
+
+    core, apps = client.CoreV1Api(api), client.AppsV1Api(api)
+    plain = api.sanitize_for_serialization
+    with asked():
         workloads = [
-            *apps.list_namespaced_deployment(namespace, _request_timeout=20).items,
-            *apps.list_namespaced_stateful_set(namespace, _request_timeout=20).items,
+            *apps.list_namespaced_deployment(namespace, _request_timeout=API_TIMEOUT_S).items,
+            *apps.list_namespaced_stateful_set(namespace, _request_timeout=API_TIMEOUT_S).items,
         ]
-        pods = core.list_namespaced_pod(namespace, _request_timeout=20).items
-        events = core.list_namespaced_event(namespace, _request_timeout=20).items
-        nodes = _or_nothing(ApiException, lambda: core.list_node(_request_timeout=20).items)
+        pods = core.list_namespaced_pod(namespace, _request_timeout=API_TIMEOUT_S).items
+        events = core.list_namespaced_event(namespace, _request_timeout=API_TIMEOUT_S).items
+        nodes = _or_nothing(ApiException, lambda: core.list_node(_request_timeout=API_TIMEOUT_S).items)
         metrics = _or_nothing(ApiException, lambda: _ask_gateway(core, pods, namespace))
-    except ApiException as exc:
-        raise UpstreamUnavailable(f"The cluster refused: {exc.status} {exc.reason}.") from exc
-    except (HTTPError, OSError) as exc:
-        raise UpstreamUnavailable(f"The cluster does not answer: {exc}") from exc
     return describe(*(plain(each) for each in (workloads, pods, nodes or [], events)), metrics or "")
 
 
@@ -181,6 +242,6 @@ def _ask_gateway(core, pods, namespace: str) -> str:
         ready = all(each.ready for each in pod.status.container_statuses or [])
         if labels.get("app.kubernetes.io/name") == "api-service" and pod.status.phase == "Running" and ready:
             return core.connect_get_namespaced_pod_proxy_with_path(
-                f"{pod.metadata.name}:9000", namespace, "metrics", _request_timeout=20
+                f"{pod.metadata.name}:9000", namespace, "metrics", _request_timeout=API_TIMEOUT_S
             )
     return ""

@@ -64,7 +64,9 @@ def with_bundle(image: str, bundle: Path, name: str, *, plain_http: bool = False
 def _push(registry, reference: str, bundle: Path, name: str) -> str:
     manifest = json.loads(registry.get_manifest_and_response(reference)[0])
     if "manifests" in manifest:  # an image for several processors
-        ours = [one["digest"] for one in manifest["manifests"] if one.get("platform", {}).get("architecture") == "amd64"]
+        ours = [
+            one["digest"] for one in manifest["manifests"] if one.get("platform", {}).get("architecture") == "amd64"
+        ]
         if not ours:
             raise ArtifactError(f"{reference} has no image for amd64.")
         manifest = json.loads(registry.get_manifest_and_response(ours[0])[0])

@@ -1,7 +1,7 @@
 """Is a new bundle better than the one that is served? If so it becomes the current one of a store of bundles.
 
 STORE/NAME-SHA8/        a bundle, never changed once it is there
-STORE/current.json      {"bundle": its folder, "metrics": ..., "why": ...}, written last
+STORE/current.json      {"bundle": its folder, "before": the one before it, "metrics": ..., "why": ...}, written last
 
 `pull_current` is the other end: whoever builds the model server's image asks the store what is to be served.
 """
@@ -46,8 +46,13 @@ def compare(candidate: dict, served: dict | None) -> Verdict:
 
 def current(store: Path) -> Path | None:
     """The bundle that is served from a store."""
-    pointer = store / "current.json"
-    return store / json.loads(pointer.read_text())["bundle"] if pointer.exists() else None
+    name = _pointer(store).get("bundle")
+    return store / name if name else None
+
+
+def _pointer(store: Path) -> dict:
+    path = store / "current.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def promote(bundle: Path, store: Path, *, force: bool = False) -> Verdict:
@@ -68,9 +73,21 @@ def promote(bundle: Path, store: Path, *, force: bool = False) -> Verdict:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(bundle, part)
         part.rename(home)
-    pointer = {"bundle": home.name, "metrics": manifest.metrics, "why": verdict.why}
+    why = verdict.why if verdict.better else f"forced: {verdict.why}"
+    _point(store, home.name, served.name if served else None, manifest.metrics, why)
+    return Verdict(True, why)
+
+
+def demote(store: Path, bundle: Path) -> None:
+    """Takes a promotion back: the bundle that was served before is the current one again, or none."""
+    before = _pointer(store).get("before")
+    metrics = read_manifest(store / before).metrics if before else {}
+    _point(store, before, None, metrics, f"{bundle.name} could not be served")
+
+
+def _point(store: Path, name: str | None, before: str | None, metrics: dict, why: str) -> None:
+    pointer = {"bundle": name, "before": before, "metrics": metrics, "why": why}
     write_whole(store / "current.json", json.dumps(pointer, indent=1) + "\n")
-    return Verdict(True, verdict.why if verdict.better else f"forced: {verdict.why}")
 
 
 def pull_current(store: str, out: Path) -> str:
@@ -84,8 +101,10 @@ def pull_current(store: str, out: Path) -> str:
     try:
         pointer = blobs.fetch(f"{store}/current.json", part / "current.json")
         name = json.loads(pointer.read_text())["bundle"]
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{store} has no current bundle.", hint="Promote one: s2s bundle promote.") from exc
+    except FileNotFoundError:
+        name = None
+    if name is None:
+        raise ArtifactError(f"{store} has no current bundle.", hint="Promote one: s2s bundle promote.")
     blobs.pull(f"{store}/{name}", part / name)
     verify_bundle(part / name)
     shutil.rmtree(out, ignore_errors=True)
