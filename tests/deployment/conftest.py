@@ -1,6 +1,8 @@
 """One Docker engine for the session, with this checkout's images in a registry beside it when a test asks for them.
 
-Where the machine cannot run the engine, its tests are skipped; never in CI.
+Where the machine cannot run the engine, its tests are skipped; never in CI. Tests of the engine run in one process,
+the others in another one. No test starts after S2S_DEPLOY_BUDGET_MINUTES, and the end of the run names what was left
+out. The machine is compared before and after, and a run that leaves anything of its own fails.
 """
 
 from __future__ import annotations
@@ -8,13 +10,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from tests.deployment import bases, kube_build
+from tests.deployment import bases, budget, kube_build, machine_state
 from tests.deployment.engine import CannotRun, Engine, running_engine
 from tests.deployment.images import RECIPES, base_of, build
 from tests.deployment.machines import Published, hand_over, play, running_registry
 from tests.deployment.tools import CACHE
+
+HERE = Path(__file__).parent
+LEFT_BEHIND = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +67,54 @@ def published(engine: Engine, registry: str, tmp_path_factory) -> Published:
     return to
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Kubernetes is compiled while the other tests run, and its own come last."""
     last = [item for item in items if "cluster" in getattr(item, "fixturenames", ())]
     if last and not kube_build.ready():
         kube_build.start()
     items.sort(key=lambda item: item in last)
+    for item in items:  # one engine, so one process; whole files otherwise
+        if not item.path.is_relative_to(HERE):
+            continue
+        needs_engine = "engine" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("engine" if needs_engine else item.path.stem))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    budget.shorten(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if budget.left_s() <= 0:
+        pytest.skip(budget.USED_UP)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # the process that starts the others
+        budget.start()
+        session.config.stash[machine_state.FOUND] = machine_state.look()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """After the last process has ended its engine."""
+    found = session.config.stash.get(machine_state.FOUND, None)
+    if found is not None:
+        session.config.stash[LEFT_BEHIND] = machine_state.changes(found)
+        if session.config.stash[LEFT_BEHIND] and not session.exitstatus:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left = terminalreporter.config.stash.get(LEFT_BEHIND, None)
+    if left is not None:
+        terminalreporter.section("the machine afterwards")
+        terminalreporter.line("\n".join(left) or "as it was found")
+    untested = [each for each in terminalreporter.stats.get("skipped", ()) if "NOT TESTED" in str(each.longrepr)]
+    if untested:
+        terminalreporter.section("NOT TESTED", sep="!", red=True)
+        for each in untested:
+            terminalreporter.line(f"{each.nodeid}: {each.longrepr[2]}")

@@ -37,6 +37,7 @@ PROGRAMS = {  # what the engine needs -> Debian package
 GUEST_ADDRESS, DNS_ADDRESS = "10.0.2.100", "10.0.2.3"  # slirp4netns' own choice
 PR_SET_PDEATHSIG = 1
 CGROUPS = Path("/sys/fs/cgroup")
+KEPT_LAYERS = "9GB"  # of the builder, beside the images
 PREFIX = "s2s-engine-"  # of everything that a run leaves where others can see it
 
 
@@ -150,7 +151,7 @@ class Engine:
         return process
 
     def _open(self) -> None:
-        self._cgroups_before = set(_top_cgroups())
+        self._cgroups_before = set(top_cgroups())
         holder = self._start(
             "namespaces",
             ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "infinity"],
@@ -215,6 +216,7 @@ class Engine:
             with suppress(RuntimeError, subprocess.TimeoutExpired):
                 if running := self.docker("ps", "-aq", timeout_s=60).split():
                     self.docker("rm", "-f", "-v", *running, timeout_s=120)
+                self._tidy()
             if pid := self._child_of(self._processes["dockerd"]):
                 os.kill(pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -225,8 +227,17 @@ class Engine:
         for process in self._processes.values():  # what was inside is gone by now; slirp4netns is outside
             process.kill()
             process.wait()
-        for found in set(_top_cgroups()) - self._cgroups_before:  # a machine in a container makes some of its own
+        for found in set(top_cgroups()) - self._cgroups_before:  # a machine in a container makes some of its own
             _remove_cgroup(found)
+
+    def _tidy(self) -> None:
+        """The cache keeps what the next run can use, and does not grow: bases, our last images, the latest layers."""
+        named = self.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "dangling=false").split()
+        if of_tests := [name for name in named if not name.startswith("local/")]:  # as pushed to a test's registry
+            self.docker("rmi", "--force", *of_tests, timeout_s=120)
+        self.docker("image", "prune", "--force", timeout_s=120)
+        self.docker("volume", "prune", "--force", timeout_s=120)
+        self.docker("builder", "prune", "--force", f"--keep-storage={KEPT_LAYERS}", timeout_s=300)
 
     @staticmethod
     def _child_of(process: subprocess.Popen) -> int | None:
@@ -277,7 +288,7 @@ def _may_use_more_resources() -> bool:
     return bool(int(effective, 16) >> 24 & 1)
 
 
-def _top_cgroups() -> Iterator[Path]:
+def top_cgroups() -> Iterator[Path]:
     """Groups right below a hierarchy's root: version 2 has one hierarchy, version 1 one for each controller."""
     unified = (CGROUPS / "cgroup.controllers").exists()
     yield from (path for path in CGROUPS.glob("*/" if unified else "*/*/") if not path.is_symlink())
@@ -292,7 +303,7 @@ def _remove_cgroup(top: Path) -> None:
 
 def _remove_leftovers() -> None:
     """Of a test run that was killed: its processes are gone with it, its folders are not."""
-    for found in [*_top_cgroups(), *Path(tempfile.gettempdir()).glob(f"{PREFIX}*")]:
+    for found in [*top_cgroups(), *Path(tempfile.gettempdir()).glob(f"{PREFIX}*")]:
         pid = found.name.removeprefix(PREFIX).split("-")[0]
         if found.name.startswith(PREFIX) and pid.isdigit() and not Path("/proc", pid).exists():
             _remove_cgroup(found) if found.is_relative_to(CGROUPS) else shutil.rmtree(found, ignore_errors=True)
