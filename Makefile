@@ -42,7 +42,7 @@ test: $(READY) ## every test but the soak runs (under 25 minutes on 2 cores)
 
 test-deploy: $(READY) ## images, Compose, playbooks and Kubernetes on real engines (Linux, root; S2S_DEPLOY_BUDGET_MINUTES=45)
 	$(BIN)/python tests/setup_system.py deploy
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/deployment $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 2 tests/deployment $(TEST_ARGS)
 
 test-soak: $(READY) ## long chaos and fuzz runs, by hand and nightly
 	$(BIN)/python tests/setup_system.py

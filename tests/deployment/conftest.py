@@ -18,8 +18,9 @@ from tests.deployment.engine import CannotRun, Engine, running_engine
 from tests.deployment.images import RECIPES, base_of, build
 from tests.deployment.machines import Published, hand_over, play, running_registry
 from tests.deployment.tools import CACHE
+from xdist.scheduler import LoadScopeScheduling
 
-HERE = Path(__file__).parent
+ENGINE_FILES = {"test_cluster.py", "test_compose.py", "test_images.py", "test_vm.py"}
 LEFT_BEHIND = pytest.StashKey[list[str]]()
 
 
@@ -74,11 +75,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if last and not kube_build.ready():
         kube_build.start()
     items.sort(key=lambda item: item in last)
-    for item in items:  # one engine, so one process; whole files otherwise
-        if not item.path.is_relative_to(HERE):
-            continue
-        needs_engine = "engine" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("engine" if needs_engine else item.path.stem))
+    asking = {item.path.name for item in items if "engine" in getattr(item, "fixturenames", ())}
+    assert asking <= ENGINE_FILES, f"name them in ENGINE_FILES: {asking - ENGINE_FILES}"
+
+
+class ByEngine(LoadScopeScheduling):
+    """There is one engine, so its tests run in one process; of the others, those of a file do."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "engine" if Path(file).name in ENGINE_FILES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> ByEngine:
+    return ByEngine(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
