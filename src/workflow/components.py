@@ -7,28 +7,39 @@ from kfp import dsl
 
 
 def data_collector(
-    root: str, csv: str, address: str, per_minute: float, workers: int, made: dsl.Output[dsl.Dataset]
+    root: str,
+    csv: str,
+    address: str,
+    labels: list,
+    licence: str,
+    per_minute: float,
+    workers: int,
+    made: dsl.Output[dsl.Dataset],
 ) -> str:
     from s2s.data.stages import collect
 
-    digest, facts = collect(root, csv, address, per_minute, workers)
+    digest, facts = collect(root, csv, address, labels, per_minute, workers, licence)
     made.metadata.update(place=f"{root}/raw", **facts)
     return digest
 
 
-def data_preprocessor(root: str, recipe: str, workers: int, after: str, made: dsl.Output[dsl.Dataset]) -> str:
+def data_preprocessor(
+    root: str, recipe: str, kinds: dict, workers: int, after: str, made: dsl.Output[dsl.Dataset]
+) -> str:
     from s2s.data.stages import preprocess
 
-    digest, facts = preprocess(root, recipe, workers)
+    digest, facts = preprocess(root, recipe, kinds, workers)
     made.metadata.update(place=f"{root}/clips", **facts)
     return digest
 
 
-def feature_extractor(root: str, workers: int, after: str, made: dsl.Output[dsl.Dataset]) -> str:
+def feature_extractor(
+    root: str, recipe: str, published: str, workers: int, after: str, made: dsl.Output[dsl.Dataset]
+) -> str:
     from s2s.data.stages import features
 
-    digest, facts = features(root, workers)
-    made.metadata.update(place=f"{root}/features", **facts)
+    digest, facts = features(root, recipe, published, workers)
+    made.metadata.update(facts)
     return digest
 
 
@@ -43,17 +54,51 @@ def train(
     from s2s.data.stages import train
 
     digest, facts = train(root, recipe, device)
-    made.metadata.update(place=f"{root}/run/bundle")
+    made.metadata.update(place=facts.pop("place"))
     for name, value in facts.items():
         metrics.log_metric(name, value)
     return digest
 
 
-def deploy(root: str, force: bool, after: str, made: dsl.Output[dsl.Model]) -> str:
+def evaluate(
+    root: str,
+    recipe: str,
+    after: str,
+    report: dsl.Output[dsl.HTML],
+    own_clips_report: dsl.Output[dsl.HTML],
+    study: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    from pathlib import Path
+
+    from s2s.data.stages import evaluate
+
+    study.path += ".json"
+    pages = {"renders": [Path(report.path), Path(study.path)], "own": [Path(own_clips_report.path)]}
+    digest, figures = evaluate(root, recipe, pages=pages)
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    return digest
+
+
+def export(root: str, after: str, mar: dsl.Output[dsl.Model]) -> str:
+    from pathlib import Path
+
+    from s2s.data.stages import export
+
+    mar.path += ".mar"
+    digest, facts = export(root, Path(mar.path))
+    mar.metadata.update(facts)
+    return digest
+
+
+def deploy(
+    root: str, force: bool, cluster: str, namespace: str, within_s: float, after: str, made: dsl.Output[dsl.Model]
+) -> str:
     from s2s.data.stages import deploy
 
-    digest, facts = deploy(root, force)
-    made.metadata.update(place=f"{root}/bundles", **facts)
+    digest, facts = deploy(root, force, cluster, namespace, within_s)
+    made.metadata.update(place=f"{root}/bundles/{facts['served']}", **facts)
     return digest
 
 
@@ -62,5 +107,7 @@ BODIES = {
     "data-preprocessor": data_preprocessor,
     "feature-extractor": feature_extractor,
     "train": train,
+    "evaluate": evaluate,
+    "export": export,
     "deploy": deploy,
 }

@@ -2,6 +2,7 @@
 # The training sentence on one machine: clips -> preprocess -> features -> train -> evaluate -> bundle -> .mar -> served.
 #   src/workflow/run_local.sh [FOLDER]     from nothing, on a dozen clips of a local web site; minutes on 2 cores
 # Killed at any moment, the same command goes on where it was. PYTHON: the interpreter with the package installed.
+# CLUSTER (current, context:NAME, gke:PROJECT/LOCATION/NAME): a better bundle is also rolled out there.
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(realpath -m "${1:-$repo/runs/workflow}")
@@ -32,13 +33,15 @@ say "data_preprocessing"
 say "feature_extraction"
 "$python" -m feature_extraction.extract "$work/clips" --out "$work/features"
 
-say "train and evaluate"
+say "train and evaluate: bundle, report"
 "$python" -m train.train --recipe tiny --clips "$work/clips" --features "$work/features" --run-dir "$work/run"
 
-say "deploy: promote, pack"
-"${s2s[@]}" bundle promote "$work/run/bundle" "$work/bundles"
+say "export: the .mar"
+"$python" -m model_deployment.build_mar --whole --bundle "$work/run/bundle" --out "$work/s2s.mar"
+
+say "deploy: promote, and roll out where a cluster is named"
+"${s2s[@]}" bundle promote "$work/run/bundle" "$work/bundles" --cluster "${CLUSTER:-}"
 served=$work/bundles/$("$python" -c "import json; print(json.load(open('$work/bundles/current.json'))['bundle'])")
-"$python" -m model_deployment.build_mar --bundle "$served" --out "$work/s2s.mar"
 
 say "one prediction by the served model"
 S2S_BUNDLE="$served" "${s2s[@]}" demo --out "$work/demo"

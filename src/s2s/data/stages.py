@@ -152,8 +152,13 @@ def train(root: str, recipe: str = "small", device: str = "cpu") -> Made:
         return Made(sha256_of(run / "bundle" / "bundle.json"), facts)
 
 
-def evaluate(root: str, recipe: str = "small", device: str = "cpu", pages: Mapping[str, Path] | None = None) -> Made:
-    """Writes the report of the last run. facts: its figures. pages: {"renders" or "own": where its web page goes}."""
+def evaluate(
+    root: str, recipe: str = "small", device: str = "cpu", pages: Mapping[str, Sequence[Path]] | None = None
+) -> Made:
+    """Writes the report of the last run. facts: its figures.
+
+    pages: {"renders" or "own": where copies of its web page go, or of its JSON for names that end so}.
+    """
     from s2s.training.chain import RECIPES
     from s2s.training.run import headline, report_run
 
@@ -162,12 +167,10 @@ def evaluate(root: str, recipe: str = "small", device: str = "cpu", pages: Mappi
         run = home / part
         studies = report_run(RECIPES[recipe], run, run / "bundle", device=device, clips=home / "clips")
         write_whole(run / "report" / "figures.json", json.dumps(headline(studies), indent=1) + "\n")
-        for name, target in (pages or {}).items():
+        for name, target in [(name, target) for name, targets in (pages or {}).items() for target in targets]:
             made = run / "report" / name / ("study.json" if target.suffix == ".json" else "index.html")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(
-                made.read_bytes() if made.is_file() else b"<p>There are no held-out clips of its own.</p>"
-            )
+            target.write_bytes(made.read_bytes() if made.is_file() else b"<p>The set has no held-out clips.</p>")
         return Made(sha256_of(run / "report" / "figures.json"), headline(studies))
 
 
