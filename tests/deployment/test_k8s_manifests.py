@@ -27,6 +27,7 @@ from s2s.config import Settings
 
 VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 PLACEHOLDER = "sha256:" + "0" * 64
+ROLLOUT = "rollout-by-pipeline"
 OURS = ("api-service", "frontend", "model-server")
 CUSTOM = {
     "gateway.networking.k8s.io": "gateway-api/gateway.networking.k8s.io",
@@ -203,6 +204,29 @@ def test_no_pod_holds_a_key_to_the_api_server(name):
         account = named(overlay(name), "ServiceAccount", pod["serviceAccountName"])
         assert account["automountServiceAccountToken"] is False
     assert not of_kind(overlay(name), "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+
+
+def test_the_training_pipeline_may_change_the_model_server_and_nothing_else(tmp_path):
+    objects = list(yaml.safe_load_all(render(K8S / "tests" / "operator")))
+    role, binding = named(objects, "Role", ROLLOUT), named(objects, "RoleBinding", ROLLOUT)
+    changing = [rule for rule in role["rules"] if set(rule["verbs"]) - {"get", "list"}]
+    assert changing == [
+        {
+            "apiGroups": ["apps"],
+            "resources": ["deployments"],
+            "resourceNames": ["model-server"],
+            "verbs": ["get", "patch"],
+        }
+    ]
+    assert binding["roleRef"]["name"] == ROLLOUT
+    assert binding["metadata"]["namespace"] == role["metadata"]["namespace"] == "s2s"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}]
+    assert not of_kind(objects, "ClusterRole", "ClusterRoleBinding")
+    path = tmp_path / "rollout.yaml"
+    path.write_text(yaml.safe_dump_all([role, binding]))
+    for version in VERSIONS:
+        answer = run(tool("kubernetes-validate"), "--strict", "--no-warn", "--quiet", "-k", version, path)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
 @every_overlay
