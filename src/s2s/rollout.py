@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 DEPLOYMENT = "model-server"  # the name of its container, too
 BEFORE = "s2s/image-before"  # annotation while a rollout is watched: what an undo goes back to, even after a kill
 WITHIN_S = 1200.0  # as the playbooks: a GPU node has to come first
+UNDO_S = 60.0  # the pods of before are still there: it is quick
 EVERY_S = 2.0
 
 
@@ -99,7 +100,7 @@ def roll_out(
     if not before:
         raise UpstreamError(f"{why} The image is the one that was there before.")
     change(None, before)
-    back = _wait(read, within_s)
+    back = _wait(read, max(within_s, UNDO_S))
     raise ProcessingError(f"{why} Undone: {before} is there again{'' if back else ', but not ready either'}.")
 
 

@@ -92,7 +92,7 @@ def running_cluster(engine: Engine) -> Iterator[Cluster]:
     folder.mkdir()
     _make_certificates(folder)
     with engine.published(PORT) as port, ExitStack() as stack:
-        kubeconfig = _kubeconfig(folder, "admin", port)
+        kubeconfig = kubeconfig_of(folder, "admin", port)
         cluster = Cluster(engine, folder, kubeconfig)
         for name in ("etcd", "apiserver", "controller-manager", "scheduler", "kube-proxy", "kubelet"):
             stack.callback(engine.stop, name)
@@ -142,7 +142,7 @@ def _make_certificates(folder: Path) -> None:
     _openssl(folder, "genrsa -out accounts.key 2048")
 
 
-def _kubeconfig(folder: Path, name: str, port: int = PORT) -> Path:
+def kubeconfig_of(folder: Path, name: str, port: int = PORT) -> Path:
     cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(folder / "ca.crt")}
     user = {"client-certificate": str(folder / f"{name}.crt"), "client-key": str(folder / f"{name}.key")}
     content = {
@@ -153,7 +153,7 @@ def _kubeconfig(folder: Path, name: str, port: int = PORT) -> Path:
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
         "current-context": "test",
     }
-    path = folder / f"{name}.conf"
+    path = folder / f"{name}-{port}.conf"
     path.write_text(json.dumps(content))
     return path
 
@@ -218,7 +218,7 @@ def _start_controllers(engine: Engine, folder: Path) -> None:
     engine.start(
         "controller-manager",
         f"{programs}/kube-controller-manager",
-        f"--kubeconfig={_kubeconfig(folder, 'controller-manager')}",
+        f"--kubeconfig={kubeconfig_of(folder, 'controller-manager')}",
         f"--service-account-private-key-file={folder}/accounts.key",
         f"--root-ca-file={folder}/ca.crt",
         f"--cert-dir={folder}/controller-manager",
@@ -229,7 +229,7 @@ def _start_controllers(engine: Engine, folder: Path) -> None:
     engine.start(
         "scheduler",
         f"{programs}/kube-scheduler",
-        f"--kubeconfig={_kubeconfig(folder, 'scheduler')}",
+        f"--kubeconfig={kubeconfig_of(folder, 'scheduler')}",
         f"--cert-dir={folder}/scheduler",
         "--bind-address=127.0.0.1",
         "--leader-elect=false",
@@ -241,7 +241,7 @@ def _start_node(engine: Engine, folder: Path) -> None:
     engine.start(
         "kubelet",
         f"{programs}/kubelet",
-        f"--kubeconfig={_kubeconfig(folder, 'kubelet')}",
+        f"--kubeconfig={kubeconfig_of(folder, 'kubelet')}",
         f"--hostname-override={NODE}",
         f"--root-dir={folder}/kubelet",
         f"--cert-dir={folder}/kubelet-certificates",
@@ -268,7 +268,7 @@ def _start_node(engine: Engine, folder: Path) -> None:
     engine.start(
         "kube-proxy",
         f"{programs}/kube-proxy",
-        f"--kubeconfig={_kubeconfig(folder, 'kube-proxy')}",
+        f"--kubeconfig={kubeconfig_of(folder, 'kube-proxy')}",
         f"--hostname-override={NODE}",
         f"--cluster-cidr={PODS}",
         "--proxy-mode=iptables",

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import av
 import httpx
 import pytest
 from tests.deployment import budget, kube_build
-from tests.deployment.cluster import NAMESPACE, NODE, OLDER, PROGRAMS, Cluster, Traffic, running_cluster
+from tests.deployment.cluster import NAMESPACE, NODE, OLDER, PROGRAMS, Cluster, Traffic, kubeconfig_of, running_cluster
 from tests.deployment.engine import Engine, wait_for
 from tests.deployment.images import RECIPES, base_of
 from tests.deployment.machines import Played, Published, play
@@ -241,6 +242,44 @@ def test_an_image_that_does_not_start_is_undone_and_the_service_goes_on(engine, 
     wait_for("the old version", lambda: all_ready(deployed), 180, every_s=2)
     assert running_images(deployed)["frontend"] == good["frontend"]
     assert traffic.failed == []
+
+
+def promoted(engine: Engine, cluster: Cluster, bundle: Path, store: Path, within_s: int) -> subprocess.CompletedProcess:
+    """`s2s bundle promote`, where registry and API server can be reached."""
+    command = [sys.executable, "-m", "s2s.cli", "bundle", "promote", str(bundle), str(store), "--force"]
+    command += ["--cluster=current", "--plain-http", f"--within-s={within_s}"]
+    inside = engine.inside("env", f"KUBECONFIG={kubeconfig_of(cluster.folder, 'admin')}", *command)
+    return subprocess.run(inside, cwd=ROOT, capture_output=True, text=True, timeout=1500)
+
+
+def test_a_promoted_bundle_gets_into_the_model_server_and_a_rollout_that_takes_too_long_is_undone(
+    engine, deployed, http, tmp_path
+):
+    before, store = running_images(deployed)["model-server"], tmp_path / "store"
+    bundles = [tmp_path / name for name in ("first", "second")]
+    for bundle in bundles:
+        shutil.copytree(ROOT / "model_store" / "s2s-small", bundle)
+        facts = json.loads((bundle / "bundle.json").read_text())
+        (bundle / "bundle.json").write_text(json.dumps({**facts, "name": bundle.name}))
+    try:
+        done = promoted(engine, deployed, bundles[0], store, 900)
+        assert done.returncode == 0, done.stderr + deployed.what_is_wrong()
+        first = running_images(deployed)["model-server"]
+        assert first != before
+        assert first in json.loads(done.stdout)["rollout"]
+        read = ("exec", "deployment/model-server", "--", "cat", "/opt/bundle/bundle.json")
+        assert json.loads(deployed.kubectl("-n", NAMESPACE, *read))["name"] == "first"
+        assert has_sound(http, send(http))
+        with Traffic(f"{deployed.url}/readyz", every_s=0.3) as traffic:
+            failed = promoted(engine, deployed, bundles[1], store, 2)  # no model server starts so quickly
+        assert failed.returncode == 1
+        assert "Undone" in failed.stderr
+        assert running_images(deployed)["model-server"] == first
+        assert json.loads((store / "current.json").read_text())["bundle"].startswith("first-")
+        assert traffic.failed == []
+    finally:
+        deployed.kubectl("-n", NAMESPACE, "set", "image", "deployment/model-server", f"model-server={before}")
+        wait_for("the old version", lambda: all_ready(deployed), 900, every_s=2)
 
 
 def test_a_model_server_that_is_killed_in_the_middle_of_a_job_costs_time_and_no_job(engine, deployed, http):
