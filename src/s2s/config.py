@@ -78,6 +78,13 @@ class Settings(BaseSettings):
     upload_stall_s: float = Field(20.0, gt=0, description="an upload silent for so long is given up, seconds")
     orphan_s: float = Field(3600.0, gt=0, description="files that belong to no job are removed after so long, seconds")
     storage_bytes: int = Field(20_000_000_000, ge=1, description="uploads and results of all jobs together, bytes")
+    webhooks: Literal["off", "https", "http"] = Field(
+        "off", description="addresses that a job may name to be told how it ended; http: both")
+    webhook_networks: str = Field("", description="private networks that webhooks may reach, with commas")
+    webhook_timeout_s: float = Field(10.0, gt=0, description="a receiver of webhooks must answer within, seconds")
+    webhook_retry_s: float = Field(5.0, gt=0, description="from a failed webhook to the next try; grows threefold")
+    webhook_attempts: int = Field(10, ge=1, description="tries of a webhook")
+    webhook_ttl_s: float = Field(86_400.0, gt=0, description="a webhook that nobody takes is given up after, seconds")
     http_max_bytes: int = Field(50_000_000, description="largest upload over HTTP, bytes")
     http_max_duration_s: float = Field(120.0, description="longest upload over HTTP, seconds")
     cli_max_bytes: int = Field(2_000_000_000, description="largest file on the command line, bytes")

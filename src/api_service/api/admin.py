@@ -13,13 +13,15 @@ import httpx
 from prometheus_client import start_http_server
 
 from api_service.api import logs
-from api_service.api.access import ApiKey, KeyStore
+from api_service.api.access import ApiKey, KeyStore, Signer
 from api_service.api.blobs import Blobs, blobs_of
 from api_service.api.database import Database
 from api_service.api.jobs import JobWorker
 from api_service.api.metrics import Metrics
 from api_service.api.model_client import ModelClient
+from api_service.api.outbox import Outbox
 from api_service.api.store import JobStore
+from api_service.api.webhooks import WebhookSender
 from s2s.config import Settings
 
 Answer = TypeVar("Answer")
@@ -30,25 +32,37 @@ class WorkerParts:
     database: Database
     store: JobStore
     blobs: Blobs
+    outbox: Outbox
     worker: JobWorker
+    webhooks: WebhookSender | None  # None where the operator has not turned them on
+
+    def start(self) -> None:
+        self.worker.start()
+        if self.webhooks:
+            self.webhooks.start()
 
 
 @asynccontextmanager
 async def worker_parts(
     config: Settings, metrics: Metrics, transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncIterator[WorkerParts]:
-    """Everything that works on jobs, for the gateway and for a worker alike; the worker is not started yet."""
+    """Everything that works on jobs, for the gateway and for a worker alike; nothing is started yet."""
     database = Database.of(config)
     store, models = JobStore(database), ModelClient(config, transport)
     blobs = blobs_of(config)
     worker = JobWorker(store, blobs, models, config, metrics)
+    webhooks: WebhookSender | None = None
     listener: asyncio.Task | None = None
     try:
         await database.open()
+        if config.webhooks != "off":
+            webhooks = WebhookSender(config, database, store.signals, Signer.of(config), metrics)
         listener = asyncio.create_task(database.listen(store.signals.wake))
-        yield WorkerParts(database, store, blobs, worker)
+        yield WorkerParts(database, store, blobs, Outbox(database), worker, webhooks)
     finally:
         await worker.stop()
+        if webhooks:
+            await webhooks.stop()
         if listener:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
@@ -64,7 +78,7 @@ def run_worker(config: Settings) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with worker_parts(config, metrics) as parts:
-            parts.worker.start()
+            parts.start()
             print("The worker waits for jobs. Ctrl-C stops it.", flush=True)
             await stop.wait()
 

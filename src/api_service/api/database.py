@@ -32,6 +32,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     create_engine,
     event,
     text,
@@ -76,6 +77,7 @@ jobs = Table(
     Column("stored_bytes", BigInteger, nullable=False, server_default="0"),  # of all blobs of the job
     Column("share_nonce", String(32)),
     Column("share_hash", String(64)),  # of the token in the link
+    Column("webhook_url", String(1000)),  # is told how the job ended
     Index("jobs_by_state", "state", "created_at"),
     Index("jobs_by_owner", "owner", "created_at"),
     Index("jobs_by_share", "share_hash", unique=True),
@@ -87,6 +89,20 @@ job_events = Table(
     Column("seq", Integer, primary_key=True),
     Column("event", String(10), nullable=False),
     Column("data", JSON),
+)
+webhooks = Table(  # the outbox: written with the outcome of a job, in the same transaction
+    "webhooks",
+    metadata,
+    Column("id", String(36), primary_key=True),  # the receiver knows it: the same for every try
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, unique=True),
+    Column("state", String(10), nullable=False),
+    Column("payload", Text, nullable=False),  # the very bytes that are signed
+    Column("attempts", Integer, nullable=False, default=0),  # the fencing token
+    Column("status", Integer),  # of the last answer
+    Column("created_at", Float, nullable=False),
+    Column("not_before", Float, nullable=False),
+    Column("lease_until", Float),
+    Index("webhooks_by_state", "state", "not_before"),
 )
 api_keys = Table(
     "api_keys",
@@ -175,13 +191,13 @@ class Database:
     def __init__(self, url: str):
         self.embedded = url.startswith("sqlite")
         if self.embedded:
-            self._file = create_engine(url)
+            self._file = create_engine(url, hide_parameters=True)  # errors are logged, what people sent is not
             event.listen(self._file, "connect", _sqlite_connect)
             event.listen(self._file, "begin", _sqlite_begin)
             self._readers = ThreadPoolExecutor(4, thread_name_prefix="s2s-read")
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="s2s-write")  # it has one writer anyway
         else:
-            self._server = create_async_engine(url, pool_pre_ping=True, pool_size=10)
+            self._server = create_async_engine(url, pool_pre_ping=True, pool_size=10, hide_parameters=True)
             self._telling: set[asyncio.Future] = set()
 
     async def read(self, look: Callable[[Connection], Found]) -> Found:

@@ -10,7 +10,6 @@ import secrets
 import time
 import uuid
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +17,13 @@ from fastapi import Depends, Request, Response
 
 from api_service.api import derive, schemas
 from api_service.api.access import Caller, CallerOf, Gatekeeper, Signer
-from api_service.api.blobs import UPLOAD, Blobs, result_name
-from api_service.api.jobs import JobWorker
+from api_service.api.admin import WorkerParts
+from api_service.api.blobs import UPLOAD, result_name
 from api_service.api.limits import Admission, storage_full
-from api_service.api.store import FINISHED, Job, JobStore, Queue, State
+from api_service.api.outbox import Delivery
+from api_service.api.store import FINISHED, Job, Queue, State
 from api_service.api.uploads import receive
+from api_service.api.webhooks import WebhookPolicy
 from s2s.config import Settings
 from s2s.errors import InputError
 from s2s.media.gate import check_container
@@ -38,15 +39,14 @@ class Service:
     def __init__(
         self,
         config: Settings,
-        store: JobStore,
-        blobs: Blobs,
-        worker: JobWorker,
+        parts: WorkerParts,
         gatekeeper: Gatekeeper,
         signer: Signer,
     ):
-        self.config, self.store, self.blobs, self.worker = config, store, blobs, worker
+        self.config, self.store, self.blobs, self.worker = config, parts.store, parts.blobs, parts.worker
+        self.outbox, self.webhooks = parts.outbox, WebhookPolicy(config, signer)
         self.gatekeeper, self._signer = gatekeeper, signer
-        self.admission = Admission(config, store)
+        self.admission = Admission(config, parts.store)
         self._deriving: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._derivers = asyncio.Semaphore(DERIVED_AT_ONCE)
 
@@ -62,6 +62,7 @@ class Service:
             with self.admission.incoming(), self.blobs.scratch() as folder:
                 file = folder / "upload"
                 upload = await receive(request, file, self.config.http_limits, self.config.upload_stall_s)
+                webhook_url = self.webhooks.check(upload.webhook_url, caller)
                 await asyncio.to_thread(check_container, file, self.config.http_limits)
                 n_bytes = file.stat().st_size
                 await self.blobs.put(job_id, UPLOAD, file)
@@ -76,6 +77,7 @@ class Service:
             wishes=upload.wishes,
             stored_bytes=n_bytes,
             idempotency_key=idempotency_key,
+            webhook_url=webhook_url,
         )
 
     async def retake(self, job: Job, caller: Caller, changes: dict) -> Job:
@@ -83,6 +85,7 @@ class Service:
 
         Raises InputError gone.
         """
+        webhook_url = self.webhooks.check(changes.pop("webhook_url", None), caller)
         await self.admission.quotas(caller)
         wishes = validated(Wishes, {**job.wishes, **changes})
         job_id = str(uuid.uuid4())
@@ -91,7 +94,12 @@ class Service:
         except FileNotFoundError as exc:
             raise InputError("The upload is gone.", code="gone", hint="Send the clip again.") from exc
         return await self._enqueue(
-            job_id, owner=caller.owner, filename=job.filename, wishes=wishes, stored_bytes=n_bytes
+            job_id,
+            owner=caller.owner,
+            filename=job.filename,
+            wishes=wishes,
+            stored_bytes=n_bytes,
+            webhook_url=webhook_url,
         )
 
     async def _enqueue(self, job_id: str, **values: Any) -> Job:
@@ -144,7 +152,7 @@ class Service:
         return schemas.Job(
             id=job.id,
             state=job.state.value,
-            created_at=timestamp(job.created_at),
+            created_at=schemas.timestamp(job.created_at),
             filename=job.filename,
             options=job.asked,
             progress=job.progress,
@@ -154,13 +162,23 @@ class Service:
             report=job.report,
             expires_at=self.expires_at(job),
             shared=f"{root_path}/s/{self._share_token(job, job.share_nonce)}" if job.share_nonce else None,
+            webhook=await self._webhook(job) if job.webhook_url else None,
             links=schemas.Links.of(here),
+        )
+
+    async def _webhook(self, job: Job) -> schemas.WebhookState:
+        told = await self.outbox.of(job.id) if job.state in FINISHED else None
+        if told is None:
+            return schemas.WebhookState(state="waiting", attempts=0, status=None, next_attempt_at=None)
+        next_at = schemas.timestamp(told.not_before) if told.state == Delivery.PENDING else None
+        return schemas.WebhookState(
+            state=told.state.value, attempts=told.attempts, status=told.status, next_attempt_at=next_at
         )
 
     def view_shared(self, job: Job, token: str, root_path: str = "") -> schemas.SharedJob:
         return schemas.SharedJob(
             state=job.state.value,
-            created_at=timestamp(job.created_at),
+            created_at=schemas.timestamp(job.created_at),
             filename=job.filename,
             progress=job.progress,
             report=job.report,
@@ -170,7 +188,7 @@ class Service:
 
     def expires_at(self, job: Job) -> str | None:
         ends = job.finished_at and job.state != State.EXPIRED
-        return timestamp(job.finished_at + self.config.result_ttl_s) if ends else None
+        return schemas.timestamp(job.finished_at + self.config.result_ttl_s) if ends else None
 
     def _eta_s(self, job: Job, queue: Queue | None) -> float | None:
         """From the mean run time of recent jobs; a running job's own pace tells more once it has gone some way."""
@@ -247,10 +265,6 @@ def gone() -> InputError:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def timestamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def etag_of(*parts: object) -> str:

@@ -59,6 +59,8 @@ SAID = {
     "too_many_uploads": "Too many uploads are coming in; try again at once.",
     "database_away": "The database does not answer now; nothing that was accepted is lost.",
     "queue_full": "Too many jobs wait; try again later.",
+    "bad_webhook": "`webhook_url` is no address that may be told.",
+    "webhooks_off": "This service sends no webhooks.",
     "internal": "Something failed on our side.",
 }
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, get_args
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
@@ -21,7 +21,6 @@ from api_service.api.problems import describe
 from api_service.api.results import MEDIA_TYPE, IfNoneMatch, add_reads, file_answer
 from api_service.api.store import FINISHED, Job, State
 from s2s.errors import InputError
-from s2s.wire import Wishes
 
 REFUSALS = (
     "bad_request",
@@ -42,6 +41,7 @@ REFUSALS = (
     "too_slow",
 )
 DENIALS = ("key_required", "bad_key", "forbidden", "cross_site")
+WEBHOOKS = ("bad_webhook", "webhooks_off")
 FULL = ("rate_limited", "queue_full", "storage_full", "too_many_uploads")
 COUNTED = Depends(count_upload)
 SSE_POLL_S = 0.5
@@ -78,6 +78,7 @@ UPLOAD_BODY = {
                         },
                         "offset_ms": {"type": "number", "minimum": -1000, "maximum": 1000, "default": 0},
                         "gain_db": {"type": "number", "minimum": -40, "maximum": 20, "default": 0},
+                        "webhook_url": {"type": "string", "format": "uri", "description": schemas.WEBHOOK_URL},
                     },
                 }
             },
@@ -105,10 +106,17 @@ SHARED_LINKS = {
     )
 }  # fmt: skip
 
+HEARD = {
+    "2XX": {"description": "Heard. The body is not read."},
+    410: {"description": "Nothing more for this address."},
+    "default": {"description": "Not heard: it is sent again. Redirects are not followed."},
+}
+
 jobs_api = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 about_api = APIRouter(tags=["about"])
 shared_api = APIRouter(prefix="/v1/shared/{token}", tags=["shared"])
 legacy_api = APIRouter(tags=["original project"])
+webhooks_api = APIRouter(tags=["webhooks"])
 
 
 @jobs_api.post(
@@ -120,7 +128,7 @@ legacy_api = APIRouter(tags=["original project"])
     openapi_extra=UPLOAD_BODY,
     responses={
         202: {"description": "The job waits. `Location` is its address.", "links": LINKS},
-        **describe(*REFUSALS, *DENIALS, *FULL),
+        **describe(*REFUSALS, *WEBHOOKS, *DENIALS, *FULL),
     },
 )
 async def create_job(
@@ -197,11 +205,11 @@ def _status(request: Request, told: BaseModel) -> Response:
     summary="Again, but otherwise",
     responses={
         202: {"description": "A new job waits. `Location` is its address.", "links": LINKS},
-        **describe("not_found", "gone", "bad_input", "bad_request", *DENIALS, *FULL),
+        **describe("not_found", "gone", "bad_input", "bad_request", *WEBHOOKS, *DENIALS, *FULL),
     },
 )
 async def retake_job(
-    request: Request, response: Response, job: JobOf, service: ServiceOf, caller: CallerOf, wishes: Wishes
+    request: Request, response: Response, job: JobOf, service: ServiceOf, caller: CallerOf, wishes: schemas.Retake
 ) -> schemas.Job:
     """A new job from the kept upload. What is not said stays as it was; `null`: kind and moments are found again."""
     changes = wishes.model_dump(mode="json", exclude_unset=True)
@@ -372,6 +380,7 @@ async def get_limits(service: ServiceOf) -> schemas.PublishedLimits:
         retention_s=config.result_ttl_s,
         key_required=config.keys_required and not config.anonymous_allowed,
         quotas=schemas.Quotas(**{name: getattr(config, name) for name in schemas.Quotas.model_fields}),
+        webhooks=config.webhooks,
     )
 
 
@@ -410,7 +419,7 @@ async def readyz(service: ServiceOf) -> schemas.Health:
     dependencies=[COUNTED],
     summary="Send a clip",
     openapi_extra=UPLOAD_BODY,
-    responses=describe(*REFUSALS, *DENIALS, *FULL),
+    responses=describe(*REFUSALS, *WEBHOOKS, *DENIALS, *FULL),
 )
 async def predict(request: Request, service: ServiceOf, caller: CallerOf) -> schemas.PredictionStarted:
     """As the original project had it; it answers at once. New clients use `POST /v1/jobs`."""
@@ -442,3 +451,34 @@ async def get_video(request: Request, filename: str, service: ServiceOf, caller:
     job = await service.find(filename.removesuffix(".mp4"), caller)
     path = await service.result(job)
     return file_answer(request, path, job, MEDIA_TYPE[job.container], "", filename=filename, attach=True)
+
+
+@webhooks_api.get(
+    "/v1/webhooks/secret",
+    summary="What webhooks are signed with",
+    responses=describe("webhooks_off", *DENIALS),
+)
+async def get_webhook_secret(response: Response, service: ServiceOf, caller: CallerOf) -> schemas.WebhookSecret:
+    """Every API key has its own, as long as it lives: a new key, a new secret."""
+    response.headers["Cache-Control"] = "no-store"
+    return schemas.WebhookSecret(secret=service.webhooks.secret(caller))
+
+
+def describe_webhooks(webhooks: APIRouter) -> None:
+    """What we send, for the `webhooks` of the OpenAPI document."""
+    for kind in get_args(schemas.EndedState):
+
+        @webhooks.post(
+            f"job.{kind}", operation_id=f"job_{kind}", summary=f"A job has {kind}", tags=["webhooks"], responses=HEARD
+        )
+        async def told(
+            body: schemas.JobWebhook,
+            webhook_id: Annotated[str, Header(description="the same for every try: who has seen it ignores it")],
+            webhook_timestamp: Annotated[str, Header(description="of this try, seconds since 1970")],
+            webhook_signature: Annotated[
+                str, Header(description="`v1,` and the base64 of HMAC-SHA256 over `<id>.<timestamp>.<body>`")
+            ],
+        ) -> None:
+            """Sent to `webhook_url`, signed as [Standard Webhooks](https://www.standardwebhooks.com) has it, with the
+            secret of `GET /v1/webhooks/secret`: libraries of that name check it. Answer 2xx, quickly. Else it comes
+            again, later and later; 410 ends it. It may come twice. A job that is deleted tells nobody."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,15 @@ from s2s.events import Stage
 from s2s.wire import Problem, Wishes
 
 StateName = Literal["queued", "running", "succeeded", "failed", "canceling", "canceled", "expired"]
+
+
+EndedState = Literal["succeeded", "failed", "canceled"]
+WEBHOOK_URL = "is POSTed how the job ended, signed; see `webhooks` in this document. At most 1000 characters"
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since 1970 -> RFC 3339, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class JobProgress(BaseModel):
@@ -65,6 +75,17 @@ class Links(ResultLinks):
     retake: str
 
 
+class WebhookState(BaseModel):
+    """Whether the address that was named has been told. It is not shown itself: it may hold secrets."""
+
+    state: Literal["waiting", "pending", "delivered", "failed", "gone"] = Field(
+        description="waiting: for the job; pending: for the receiver; failed: given up; gone: the receiver's 410"
+    )
+    attempts: int = Field(examples=[1])
+    status: int | None = Field(description="HTTP status of the last answer; null: there was none", examples=[204])
+    next_attempt_at: str | None = Field(description="while it is pending", examples=["2026-11-22T18:05:05.000Z"])
+
+
 class Job(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
@@ -82,6 +103,7 @@ class Job(BaseModel):
                     "report": None,
                     "expires_at": None,
                     "shared": None,
+                    "webhook": None,
                     "links": Links.of("/v1/jobs/0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10").model_dump(),
                 }
             ]
@@ -100,6 +122,7 @@ class Job(BaseModel):
     report: Report | None = Field(description="when it succeeded")
     expires_at: str | None = Field(description="when the files are deleted; set once the job is finished")
     shared: str | None = Field(description="the page of its shared link, where there is one")
+    webhook: WebhookState | None = Field(description="of the address in `webhook_url`, where one was named")
     links: Links
 
 
@@ -163,6 +186,7 @@ class PublishedLimits(BaseModel):
     retention_s: float = Field(description="a finished job and its files are kept so long", examples=[86_400.0])
     key_required: bool = Field(description="whether this caller needs an API key")
     quotas: Quotas
+    webhooks: Literal["off", "https", "http"] = Field(description="addresses that `webhook_url` may name; http: both")
 
 
 class Model(BaseModel):
@@ -195,3 +219,58 @@ class JsonUpload(Wishes):
     """The body of a JSON upload; a list of one such object is taken too."""
 
     file: str = Field(description="the video, base64", json_schema_extra={"contentEncoding": "base64"})
+    webhook_url: str | None = Field(None, description=WEBHOOK_URL, json_schema_extra={"format": "uri"})
+
+
+class Retake(Wishes):
+    """What shall be otherwise. The address of the job before is not told; name it again."""
+
+    webhook_url: str | None = Field(None, description=WEBHOOK_URL, json_schema_extra={"format": "uri"})
+
+
+class WebhookSecret(BaseModel):
+    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+
+
+class EndedLinks(BaseModel):
+    self: str
+    result: str
+
+
+class JobEnded(BaseModel):
+    id: str
+    state: EndedState
+    created_at: str
+    finished_at: str
+    problem: Problem | None = Field(None, description="why it failed")
+    links: EndedLinks = Field(description="from the root of the service's address")
+
+
+class JobWebhook(BaseModel):
+    """How a job ended. All else is at `data.links.self`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "job.succeeded",
+                    "timestamp": "2026-11-22T18:04:19.870Z",
+                    "data": {
+                        "id": "0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10",
+                        "state": "succeeded",
+                        "created_at": "2026-11-22T18:04:05.123Z",
+                        "finished_at": "2026-11-22T18:04:19.870Z",
+                        "problem": None,
+                        "links": {
+                            "self": "/v1/jobs/0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10",
+                            "result": "/v1/jobs/0b9f6c0e-2b1c-4b0a-9a55-5d2f3c1f7a10/result",
+                        },
+                    },
+                }
+            ]
+        }
+    )
+
+    type: Literal["job.succeeded", "job.failed", "job.canceled"]
+    timestamp: str = Field(description="when the job ended; every try says the same")
+    data: JobEnded

@@ -26,7 +26,7 @@ from api_service.api.access import Gatekeeper, KeyStore, Signer
 from api_service.api.admin import worker_parts
 from api_service.api.gateway import Service, service_of
 from api_service.api.metrics import CONTENT_TYPE, Metrics
-from api_service.api.routes import about_api, jobs_api, legacy_api, shared_api
+from api_service.api.routes import about_api, describe_webhooks, jobs_api, legacy_api, shared_api, webhooks_api
 from s2s import __version__
 from s2s.config import Settings, settings
 
@@ -52,6 +52,7 @@ TAGS = [
         "description": "From a clip to its sound. A job survives a closed tab and a restart of the service.",
     },
     {"name": "shared", "description": "What a shared link leads to: to read, nothing else."},
+    {"name": "webhooks", "description": "Told how a job ended, instead of asking; where the operator allows it."},
     {"name": "about", "description": "Limits, models, health."},
     {"name": "original project", "description": "The three routes that clients of the original project know."},
 ]
@@ -90,9 +91,9 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
         signer = Signer.of(config)
         async with worker_parts(config, metrics, transport) as parts:
             if config.embedded_worker:
-                parts.worker.start()
+                parts.start()
             gatekeeper = Gatekeeper(config, signer, KeyStore(parts.database))
-            app.state.service = Service(config, parts.store, parts.blobs, parts.worker, gatekeeper, signer)
+            app.state.service = Service(config, parts, gatekeeper, signer)
             yield
 
     app = FastAPI(
@@ -108,8 +109,9 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     problems.install(app)
-    for router in (jobs_api, shared_api, about_api, legacy_api):
+    for router in (jobs_api, shared_api, webhooks_api, about_api, legacy_api):
         app.include_router(router)
+    describe_webhooks(app.webhooks)
     _add_metrics(app, metrics)
     _add_docs(app)
     _add_page(app, config.page_dir)
@@ -178,7 +180,8 @@ def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
     @app.get("/metrics", tags=["about"], summary="For Prometheus", response_class=PlainTextResponse)
     async def read_metrics(request: Request) -> Response:
         """Counts, no names. Proxies in front need not pass it on."""
-        return Response(await metrics.read(service_of(request).store), media_type=CONTENT_TYPE)
+        service = service_of(request)
+        return Response(await metrics.read(service.store, service.outbox), media_type=CONTENT_TYPE)
 
 
 def _add_docs(app: FastAPI) -> None:
@@ -232,6 +235,9 @@ def _add_schemas(app: FastAPI) -> None:
                         _add_problem(operation["responses"], "database_away")
                     if operation.get("responses", {}).get("422", {}).get("description") == "Validation Error":
                         operation["responses"]["422"] = problems.describe("bad_input")[422]
+            for told in app.openapi_schema["webhooks"].values():
+                for unsaid in ("200", "422"):  # the framework's; what we make of answers is described
+                    told["post"]["responses"].pop(unsaid, None)
             known.pop("HTTPValidationError", None)
             known.pop("ValidationError", None)
         return app.openapi_schema

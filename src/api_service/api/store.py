@@ -14,7 +14,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from api_service.api import outbox
 from api_service.api.blobs import result_name
 from api_service.api.database import NOW, Database, job_events, jobs, whole
 from api_service.api.model_client import Generated
@@ -81,6 +82,7 @@ class Job:
     stored_bytes: int
     share_nonce: str | None
     share_hash: str | None
+    webhook_url: str | None = field(repr=False)
 
     @property
     def asked(self) -> Wishes:
@@ -175,7 +177,8 @@ EVENTS_AFTER = (
 
 @whole
 class JobStore:
-    """`signals` keys: a job's id (something changed), "stop:<id>" (its work should stop), "queue" (a job waits)."""
+    """`signals` keys: a job's id (something changed), "stop:<id>" (its work should stop), "queue" (a job waits),
+    outbox.SIGNAL (a job with a webhook ended)."""
 
     def __init__(self, database: Database):
         self.signals = Signals(database.notify)
@@ -192,6 +195,7 @@ class JobStore:
         wishes: Wishes,
         stored_bytes: int,
         idempotency_key: str | None = None,
+        webhook_url: str | None = None,
     ) -> Job:
         """A waiting job; or the earlier one, under its own id, that was made with the same `idempotency_key`."""
         values = {
@@ -202,6 +206,7 @@ class JobStore:
             "wishes": wishes.model_dump(mode="json", exclude_defaults=True),
             "stored_bytes": stored_bytes,
             "idempotency_key": idempotency_key,
+            "webhook_url": webhook_url,
             "created_at": NOW,
             "not_before": NOW,
         }
@@ -255,11 +260,12 @@ class JobStore:
         def change(db: Connection) -> None:
             if seq := _change(db, job_id, jobs.c.state == State.QUEUED, state=State.CANCELED, finished_at=NOW):
                 _tell(db, job_id, seq, State.CANCELED)
+                outbox.put(db, job_id)
             else:
                 _change(db, job_id, jobs.c.state == State.RUNNING, state=State.CANCELING)
 
         await self._write(change)
-        self.signals.send(job_id, f"stop:{job_id}")
+        self.signals.send(job_id, f"stop:{job_id}", outbox.SIGNAL)
         return await self.get(job_id)
 
     async def delete(self, job_id: str) -> bool:
@@ -409,14 +415,17 @@ class JobStore:
 
     async def _record(self, job: Job, name: str, data: dict | None, was: State = State.RUNNING, **values: Any) -> bool:
         fence = and_(jobs.c.attempt == job.attempt, jobs.c.state == was)
+        ends = values.get("state") in FINISHED
 
         def change(db: Connection) -> bool:
             if seq := _change(db, job.id, fence, **values):
                 _tell(db, job.id, seq, name, data)
+                if ends:
+                    outbox.put(db, job.id)
             return seq is not None
 
         recorded = await self._write(change)
-        self.signals.send(job.id)
+        self.signals.send(job.id, *[outbox.SIGNAL] * ends)
         return recorded
 
 

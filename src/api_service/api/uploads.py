@@ -19,7 +19,7 @@ from s2s import wire
 from s2s.config import Limits
 from s2s.errors import InputError
 
-FIELDS = ("file", *wire.Wishes.model_fields)
+FIELDS = ("file", *wire.Wishes.model_fields, "webhook_url")
 TEXT_FIELD_BYTES = 1000
 SLOWEST_BYTES_PER_S = 10_000  # a body that comes in more slowly holds a place that others could use
 EVENTS_FIELD_BYTES = 200_000
@@ -30,6 +30,7 @@ FORM_ROOM_BYTES = 65_536 + EVENTS_FIELD_BYTES  # for boundaries, part headers an
 class Upload:
     filename: str
     wishes: wire.Wishes
+    webhook_url: object = None  # as it was sent; not checked yet
 
 
 async def receive(request: Request, target: Path, limits: Limits, stall_s: float) -> Upload:
@@ -98,9 +99,13 @@ async def _discard(request: Request, limit_bytes: int) -> None:
 
 
 def _from_json(body: bytes, target: Path, limits: Limits) -> Upload:
-    prediction, video = wire.parse_request(_json(body), limits)
+    told, webhook_url = _json(body), None
+    asked = told[0] if isinstance(told, list) and len(told) == 1 else told
+    if isinstance(asked, dict):  # what follows is what the model server understands too
+        webhook_url = asked.pop("webhook_url", None)
+    prediction, video = wire.parse_request(told, limits)
     target.write_bytes(video)
-    return Upload("video", wire.wishes_of(prediction))
+    return Upload("video", wire.wishes_of(prediction), webhook_url)
 
 
 def _json(text: str | bytes) -> object:
@@ -151,7 +156,8 @@ class _Form:
         told: dict[str, object] = {name: value for name, value in fields.items() if value}
         if "events" in told:
             told["events"] = _json(fields["events"])
-        return Upload(self._filename, wire.validated(wire.Wishes, told))
+        webhook_url = told.pop("webhook_url", None)
+        return Upload(self._filename, wire.validated(wire.Wishes, told), webhook_url)
 
     def _header_begin(self) -> None:
         self._header = ""

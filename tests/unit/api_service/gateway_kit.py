@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -173,3 +174,11 @@ async def key_for(config: Settings, *scopes: str, ttl_s: float | None = None) ->
 
 def bearer(key: str) -> dict:
     return {"Authorization": f"Bearer {key}"}
+
+
+async def value(gateway: httpx.AsyncClient, sample: str) -> float:
+    """Of a line of /metrics."""
+    text = (await gateway.get("/metrics")).text
+    found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+    assert found, f"{sample} is not in\n{text}"
+    return float(found[1])

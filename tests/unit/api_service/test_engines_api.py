@@ -9,9 +9,11 @@ import pytest
 from gateway_kit import events, finished, running, send
 from sqlalchemy import Connection
 from tests.postgres import running_postgres
+from tests.receiver import Receiver
 
 from api_service.api.blobs import ObjectBlobs
-from api_service.api.database import Database
+from api_service.api.database import Database, DatabaseAway
+from api_service.api.outbox import Delivery, Outbox
 from api_service.api.store import Job, JobStore, State
 from s2s.config import Settings
 from s2s.errors import ArtifactError
@@ -43,11 +45,21 @@ async def shared(request, config) -> AsyncIterator[Settings]:
 
 
 @pytest.fixture
-async def store(shared) -> AsyncIterator[JobStore]:
+async def database(shared) -> AsyncIterator[Database]:
     database = Database.of(shared)
     await database.open()
-    yield JobStore(database)
+    yield database
     await database.close()
+
+
+@pytest.fixture
+def store(database) -> JobStore:
+    return JobStore(database)
+
+
+@pytest.fixture
+def outbox(database) -> Outbox:
+    return Outbox(database)
 
 
 async def waiting(store: JobStore, **values) -> Job:
@@ -140,6 +152,112 @@ async def test_work_that_is_canceled_leaves_no_lock_behind(store):
         await waiting(store)
 
 
+async def ended(store: JobStore, **values) -> Job:
+    """A job with somebody to be told, canceled while it waited."""
+    return await store.cancel((await waiting(store, **{"webhook_url": "https://example.org/"} | values)).id)
+
+
+async def test_an_outcome_and_its_delivery_are_recorded_together_or_not_at_all(store, outbox, database, monkeypatch):
+    job = await waiting(store, webhook_url="https://example.org/")
+    stale = await store.claim(0.01)
+    assert await outbox.of(job.id) is None
+    await asyncio.sleep(0.05)
+    await store.release(stale, 0.0, counts=True)
+    running_job = await store.claim(30)
+    assert not await store.fail(stale, PROBLEM)
+    assert await outbox.of(job.id) is None, "who lost the lease tells nobody"
+
+    def no_room(db: Connection, job_id: str) -> None:
+        raise OSError("the outbox is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("api_service.api.outbox.put", no_room)
+        with pytest.raises((OSError, DatabaseAway)):
+            await store.fail(running_job, PROBLEM)
+    assert (await store.get(job.id)).state == State.RUNNING
+    assert await store.fail(running_job, PROBLEM)
+    assert (await outbox.of(job.id)).state == Delivery.PENDING
+    silent = await store.cancel((await waiting(store)).id)
+    assert await outbox.of(silent.id) is None
+
+
+async def test_a_delivery_is_one_workers_at_a_time(store, outbox):
+    jobs = {(await ended(store, owner=f"key:{n}")).id for n in range(6)}
+    claimed = [message for message in await asyncio.gather(*(outbox.claim(30, 4) for _ in range(12))) if message]
+    assert sorted(message.job_id for message in claimed) == sorted(jobs)
+    assert await outbox.claim(30, 4) is None
+
+
+async def test_who_lost_the_lease_of_a_delivery_settles_nothing(store, outbox):
+    job = await ended(store)
+    old = await outbox.claim(0.01, 4)
+    await asyncio.sleep(0.05)
+    new = await outbox.claim(30, 4)
+    assert (new.id, new.payload, new.attempts) == (old.id, old.payload, 2)
+    assert not await outbox.settle(old, Delivery.FAILED, 500)
+    assert await outbox.settle(new, Delivery.DELIVERED, 204)
+    assert not await outbox.settle(new, Delivery.FAILED, 500)
+    assert (await outbox.of(job.id)).state == Delivery.DELIVERED
+    assert await outbox.claim(30, 4) is None
+
+
+async def test_a_delivery_that_failed_waits_before_it_comes_again(store, outbox):
+    await ended(store)
+    message = await outbox.claim(30, 4)
+    assert await outbox.settle(message, Delivery.PENDING, 500, again_in_s=600)
+    assert await outbox.claim(30, 4) is None
+    assert await outbox.oldest_s() > 0
+
+
+async def test_one_owner_has_only_so_many_deliveries_under_way(store, outbox):
+    for _ in range(4):
+        await ended(store, owner="key:many")
+    last = await ended(store, owner="key:one")
+    claimed = [await outbox.claim(30, 2) for _ in range(4)]
+    assert [message and message.owner for message in claimed] == ["key:many", "key:many", "key:one", None]
+    assert claimed[2].job_id == last.id
+    await outbox.settle(claimed[0], Delivery.DELIVERED, 200)
+    assert (await outbox.claim(30, 2)).owner == "key:many"
+
+
+async def test_gone_is_for_one_address_of_one_owner(store, outbox):
+    for owner, url in (("a", "https://x/1"), ("a", "https://x/1"), ("a", "https://x/2"), ("b", "https://x/1")):
+        await ended(store, owner=owner, webhook_url=url)
+    await outbox.settle(await outbox.claim(30, 9), Delivery.GONE, 410)
+    left = [await outbox.claim(30, 9) for _ in range(3)]
+    assert [message and (message.owner, message.url) for message in left] == [
+        ("a", "https://x/2"),
+        ("b", "https://x/1"),
+        None,
+    ]
+
+
+async def test_deliveries_go_with_their_jobs(store, outbox, database):
+    deleted, expired = await ended(store), await ended(store)
+    await store.delete(deleted.id)
+    await asyncio.sleep(0.5)
+    await store.expire(0.8 * (time.time() - expired.finished_at))
+    assert (await outbox.of(expired.id)).state == Delivery.PENDING
+    await store.expire(0.01)
+    assert await database.read(lambda db: db.exec_driver_sql("SELECT count(*) FROM webhooks").scalar()) == 0
+
+
+async def test_two_replicas_tell_everybody_once(shared, model_server, clip):
+    on = shared.model_copy(update={"webhooks": "http", "webhook_networks": "127.0.0.1/32", "max_queued": 50})
+    with Receiver() as receiver:
+        receiver.answers = [lambda handler: (time.sleep(0.5), handler.send_response(204), handler.end_headers())] * 6
+        async with running(on, model_server) as one, running(on, model_server) as other:
+            jobs = [await send(replica, clip, webhook_url=receiver.url) for replica in (one, other) * 3]
+            for job in jobs:
+                async with asyncio.timeout(60):
+                    while (await other.get(job["links"]["self"])).json()["webhook"]["state"] != "delivered":
+                        await asyncio.sleep(0.05)
+            secret = (await one.get("/v1/webhooks/secret")).json()["secret"]
+        told = [heard.verified(secret)["data"]["id"] for heard in receiver.heard]
+        assert sorted(told) == sorted(job["id"] for job in jobs)
+        assert set(receiver.at_once.values()) == {1}
+
+
 async def test_two_replicas_serve_the_same_jobs(shared, model_server, clip):
     """A client that follows at one replica and comes back at the other misses nothing and hears nothing twice."""
     model_server.go_on.clear()
@@ -180,11 +298,12 @@ async def test_an_older_shared_database_is_left_to_the_operator(shared):
         db.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
         for index in ("jobs_by_owner", "jobs_by_share"):
             db.exec_driver_sql(f"DROP INDEX {index}")
-        for column in ("owner", "wishes", "stored_bytes", "share_nonce", "share_hash"):
+        for column in ("owner", "wishes", "stored_bytes", "share_nonce", "share_hash", "webhook_url"):
             db.exec_driver_sql(f"ALTER TABLE jobs DROP COLUMN {column}")
         db.exec_driver_sql("ALTER TABLE jobs ADD COLUMN seed BIGINT NOT NULL DEFAULT 0")
         db.exec_driver_sql("ALTER TABLE jobs ADD COLUMN category VARCHAR(100)")
         db.exec_driver_sql("DROP TABLE api_keys")
+        db.exec_driver_sql("DROP TABLE webhooks")
 
     await database.write(make_older)
     if shared.database_url:
@@ -192,7 +311,9 @@ async def test_an_older_shared_database_is_left_to_the_operator(shared):
             await database.open()
         await database.upgrade()
     await database.open()
-    await JobStore(database).waiting("nobody")
+    store = JobStore(database)
+    job = await store.cancel((await waiting(store, webhook_url="https://example.org/")).id)
+    assert await Outbox(database).of(job.id)
     await database.close()
 
 

@@ -5,17 +5,10 @@ import json
 import logging
 import re
 
-from gateway_kit import finished, running, send
+from gateway_kit import finished, running, send, value
 
 from api_service.api.logs import JsonLines, job_id, request_id
 from s2s.config import REPO_ROOT
-
-
-async def value(gateway, sample: str) -> float:
-    text = (await gateway.get("/metrics")).text
-    found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
-    assert found, f"{sample} is not in\n{text}"
-    return float(found[1])
 
 
 async def test_metrics_follow_what_happens(gateway, model_server, clip):
