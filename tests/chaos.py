@@ -74,6 +74,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def until_alive(url: str) -> None:
+    deadline_s = time.monotonic() + 120
+    while True:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/livez", timeout=5, trust_env=False).status_code == 200:
+                return
+        assert time.monotonic() < deadline_s, f"{url} did not start"
+        time.sleep(0.2)
+
+
 class ModelWorker:
     """The Python workers of a TorchServe, which starts them again itself."""
 

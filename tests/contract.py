@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
-from tests.chaos import GATEWAY, INSTANT_MODEL, QUICK, Member, free_port
+from tests.chaos import GATEWAY, INSTANT_MODEL, QUICK, Member, free_port, until_alive
 from tests.clips import film
 
 from s2s.config import REPO_ROOT, Settings
@@ -40,14 +38,9 @@ def run_contract(folder: Path, phases: str, max_examples: int, within_s: float) 
         Member("gateway", GATEWAY, environment, folder),
         Member("model", [*INSTANT_MODEL, str(model_port)], environment, folder),
     ]
-    url, deadline_s = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    url = f"http://127.0.0.1:{port}"
     try:
-        while True:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{url}/livez", timeout=5, trust_env=False).status_code == 200:
-                    break
-            assert time.monotonic() < deadline_s, "the gateway did not start"
-            time.sleep(0.2)
+        until_alive(url)
         clip = film(folder / "clip.mp4", seconds=0.6, sound=True)  # the stand-in's result has the clip's own
         command = [*SCHEMATHESIS, "run", f"{url}/openapi.json", "--phases", phases]
         command += ["--exclude-checks", ",".join(LEFT_OUT), "--max-examples", str(max_examples), "--seed", "1"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.chaos import CLI, GATEWAY, INSTANT_MODEL, QUICK, Member, free_port
+from tests.chaos import CLI, GATEWAY, INSTANT_MODEL, QUICK, Member, free_port, until_alive
 from tests.clips import film
 from tests.postgres import running_postgres
 
@@ -69,22 +69,12 @@ def replicas(tmp_path) -> Iterator[tuple[str, dict[str, Member]]]:
         others = [member("model", [*INSTANT_MODEL, str(model_port)]), member("worker", [*CLI, "worker"])]
         try:
             for address in gateways:
-                _until_alive(f"http://{address}")
+                until_alive(f"http://{address}")
             with nginx(tmp_path / "nginx", ports) as url:
                 yield url, gateways
         finally:
             for running in (*gateways.values(), *others):
                 running.kill()
-
-
-def _until_alive(url: str) -> None:
-    deadline_s = time.monotonic() + 120
-    while True:
-        with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/livez", timeout=5, trust_env=False).status_code == 200:
-                return
-        assert time.monotonic() < deadline_s, f"{url} did not start"
-        time.sleep(0.2)
 
 
 class Follower:
