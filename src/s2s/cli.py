@@ -563,6 +563,9 @@ def evaluate(
         Path | None, typer.Option("--set", metavar="DIR", help="A set of clips, or a folder of videos with sound.")
     ] = None,
     renders: Annotated[int, typer.Option(help="So many rendered clips of factors that training never saw.")] = 0,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="The vocoder alone: held-out recordings through it and Griffin-Lim.")
+    ] = False,
     report: Annotated[Path, typer.Option(help="Folder of the report: index.html, study.json, sounds.")] = Path(
         "var/evaluation/report"
     ),
@@ -576,12 +579,14 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Score a bundle on a set (--set or --renders) and write a report, or compare files: s2s evaluate REF CAND..."""
-    if folder or renders:
+    if copies:
+        _evaluate_vocoder(bundle or settings().bundle, work, as_json)
+    elif folder or renders:
         _evaluate_bundle(bundle or settings().bundle, folder, renders, report, kinds, vocoder, work)
     elif files and len(files) > 1:
         _compare_files(files[0], files[1:], as_json)
     else:
-        raise InputError("Nothing to evaluate.", hint="Give REF and CAND, or --set DIR, or --renders N.")
+        raise InputError("Nothing to evaluate.", hint="Give REF and CAND, or --set DIR, or --renders N, or --copies.")
 
 
 def _evaluate_bundle(
@@ -615,6 +620,28 @@ def _evaluate_bundle(
         accuracy = (study["kinds"] or {"accuracy": {}})["accuracy"].get(system)
         values = (*(means.get(name) for name in ("f1_50ms", "strict_skill", "lag_corrected_skill")), accuracy)
         table.add_row(system, *("-" if value is None else f"{value:.2f}" for value in values))
+    out.print(table)
+
+
+def _evaluate_vocoder(bundle: Path, work: Path, as_json: bool) -> None:
+    from s2s.bundle import load_bundle
+    from s2s.evaluation.copies import GRIFFIN_LIM, copy_synthesis, held_out_recordings
+    from s2s.synth import banks
+
+    vocoder = load_bundle(bundle, settings().device).networks.get("vocoder")
+    with Progress(*Progress.get_default_columns(), console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("Copying recordings", total=None)
+        banks.fetch(work / "recorded")
+        recordings = held_out_recordings(work / "recorded")
+        means = copy_synthesis(vocoder, recordings, lambda done, total: bar.update(task, completed=done, total=total))
+    if as_json:
+        print(json.dumps(means, indent=2))
+        return
+    measures = {"multi_resolution_stft": "STFT distance", "mel_l1_db": "mel, dB", "f1_50ms": "onsets, F1@50"}
+    table = Table("", *measures.values(), title=f"{len(recordings)} recordings that training did not hear")
+    for method, row in means.items():
+        cells = (f"{row[key]:.3f} ({100 * (row[key] / means[GRIFFIN_LIM][key] - 1):+.0f} %)" for key in measures)
+        table.add_row(method, *cells)
     out.print(table)
 
 

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from s2s.events import SoundEvent
 from s2s.spec import ClipSpec
@@ -56,6 +57,11 @@ def condition(events: Sequence[SoundEvent], kinds: np.ndarray, n_frames: int, sp
             curves[row, frame:] = np.maximum(curves[row, frame:], line)
     folded = curves[:, :n_mel].reshape(CURVES, n_frames, spec.mel_per_frame).transpose(1, 0, 2).reshape(n_frames, -1)
     return np.concatenate([folded, np.tile(kinds.astype(np.float32), (n_frames, 1))], axis=1)
+
+
+def event_hits(conditions: Tensor, mel_per_frame: int = 4) -> Tensor:
+    """`condition` of a batch (B, T, C) -> (B, mel_per_frame * T): above 0 in the mel frames next to an event."""
+    return conditions[..., :mel_per_frame].flatten(1)
 
 
 def take_code(name: str, z_dim: int) -> np.ndarray:

@@ -27,7 +27,6 @@ from s2s.features import Seen, watch
 from s2s.media.audio import finish, mix, read_audio
 from s2s.media.mux import add_sound, check_output
 from s2s.media.probe import MediaInfo, probe
-from s2s.regnet.grain import grain
 from s2s.timing.detect import find_events
 from s2s.vocode import METHODS, vocode
 
@@ -218,7 +217,6 @@ class SoundGenerator:
             for found in find_events(seen.motion, timing, str(self._bundle.device))
         ]
 
-    @torch.inference_mode()
     def _predict_mel(
         self,
         seen: Seen,
@@ -242,14 +240,9 @@ class SoundGenerator:
         for start, end in _windows(n_frames, window, overlap):
             if should_stop():
                 raise Canceled("The work was canceled.")
-            visual, take, told = (
-                None if rows is None else torch.from_numpy(rows)[None].to(self._bundle.device)
-                for rows in (seen.visual[start:end], z, None if conditions is None else conditions[start:end])
-            )
-            part = regnet.predict_mel(visual, take, told)[0].float().cpu().numpy()
-            if regnet.config.grain:
-                noise = np.random.Generator(np.random.Philox(key=seed % 2**64 + (start << 64)))
-                part += regnet.spread(take, told)[0].float().cpu().numpy() * grain(part.shape[1], noise, clip.mel)
+            told = None if conditions is None else conditions[start:end]
+            noise = np.random.Generator(np.random.Philox(key=seed % 2**64 + (start << 64)))
+            part = regnet.draw_mel(seen.visual[start:end], z, told, noise, clip.mel)
             fade = np.ones(part.shape[1], np.float32)
             if start:
                 fade[: overlap * clip.mel_per_frame] = np.linspace(0, 1, overlap * clip.mel_per_frame, dtype=np.float32)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s2s.regnet.config import RegNetConfig
+from s2s.regnet.grain import grain, of_noise
+from s2s.spec import MelSpec
 
 MEL_PER_FRAME = 4  # two transposed convolutions of stride 2
-USUAL_SPREAD = 0.025  # 2.5 dB, about that of noise
 
 
 def init_weights(module: nn.Module) -> None:
@@ -151,6 +153,8 @@ class Timbre(nn.Module):
         self.film = nn.Linear(config.timbre_dim, 2 * config.decoder_dim)
         self.grain = nn.Linear(config.timbre_dim, config.n_mels * (1 + config.event_curves)) if config.grain else None
         if self.grain is not None:
+            scale = torch.from_numpy(of_noise(MelSpec(n_mels=config.n_mels))[1]).float()
+            self.register_buffer("noise_scale", scale, persistent=False)
             nn.init.zeros_(self.grain.weight)
             nn.init.zeros_(self.grain.bias)
 
@@ -162,7 +166,8 @@ class Timbre(nn.Module):
 
     def spread(self, z: Tensor, condition: Tensor) -> Tensor:
         """As `forward` -> (B, n_mels, 4T), > 0: how much the truth fluctuates, in units of the mel."""
-        return USUAL_SPREAD * torch.exp(self._draw(self.grain(self._take(z, condition)), condition).clamp(-4, 2))
+        # A hit that begins between two frames misses by 15 dB: more than noise does is an error, and drawing it a thud.
+        return self.noise_scale * torch.exp(self._draw(self.grain(self._take(z, condition)), condition).clamp(-4, 0))
 
     def _take(self, z: Tensor, condition: Tensor) -> Tensor:
         return self.body(torch.cat([z, condition[:, 0, MEL_PER_FRAME * self.config.event_curves :]], dim=1))
@@ -224,6 +229,20 @@ class Generator(nn.Module):
         Only of a net whose config says `grain`.
         """
         return self.timbre.spread(z, with_condition(condition, self.config))
+
+    @torch.inference_mode()
+    def draw_mel(
+        self, visual: np.ndarray, z: np.ndarray, condition: np.ndarray | None, noise: np.random.Generator, spec: MelSpec
+    ) -> np.ndarray:
+        """One clip, float32 (T, visual_dim), (z_dim,), (T, condition_dim) -> float32 (n_mels, 4T), with its grain."""
+        device = self.encoder.BiLSTM_proj.weight.device
+        visuals, zs, conditions = (
+            None if rows is None else torch.from_numpy(rows)[None].to(device) for rows in (visual, z, condition)
+        )
+        mel = self.predict_mel(visuals, zs, conditions)[0].float().cpu().numpy()
+        if self.config.grain:
+            mel += self.spread(zs, conditions)[0].float().cpu().numpy() * grain(mel.shape[1], noise, spec)
+        return mel
 
     def forward(self, visual: Tensor, mel_target: Tensor, z: Tensor, condition: Tensor | None = None,
                 heard: Tensor | None = None) -> tuple[Tensor, Tensor]:

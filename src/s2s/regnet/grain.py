@@ -4,7 +4,8 @@ A burst, a crash or a room is noise: its log-mel jumps from frame to frame and b
 predict how. The best guess is a smooth surface, and a vocoder that knows true mels makes a buzz or a thud of it. So
 the generator also says how much the truth fluctuates around its guess (`Generator.spread`, the scale of a Laplace
 distribution), and the fluctuation is drawn: what white noise does in the same mel spectrogram, brought to a mean of 1.
-What it learns from is the step from frame to frame of what it missed, so that a wrong level is not answered with noise.
+What it learns from is the step from frame to frame of what it missed, so that a wrong level is not answered with noise;
+nor is a misplaced attack, because nothing fluctuates more than noise does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def grain(n_frames: int, rng: np.random.Generator, spec: MelSpec = MelSpec()) ->
     margin = spec.n_fft // spec.hop_length  # frames that hear the ends
     noise = 0.1 * rng.standard_normal((n_frames + 2 * margin) * spec.hop_length, dtype=np.float32)
     log_mel = mel_spectrogram(noise, spec)[:, margin : margin + n_frames]
-    median, scale = _of_noise(spec)
+    median, scale = of_noise(spec)
     return ((log_mel - median) / scale).astype(np.float32)
 
 
@@ -29,7 +30,7 @@ def grain_step(spec: MelSpec = MelSpec()) -> np.ndarray:
     return np.abs(np.diff(grain(8192, np.random.default_rng(1), spec), axis=1)).mean(axis=1)
 
 
-def _of_noise(spec: MelSpec) -> tuple[np.ndarray, np.ndarray]:
+def of_noise(spec: MelSpec = MelSpec()) -> tuple[np.ndarray, np.ndarray]:
     """Median and mean absolute deviation (n_mels, 1) of each bin, from half a minute of noise."""
     if spec not in _STATISTICS:
         noise = 0.1 * np.random.default_rng(0).standard_normal(30 * spec.sample_rate, dtype=np.float32)

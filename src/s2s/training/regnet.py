@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from s2s.conditioning import CURVES, condition, condition_dim, take_code
+from s2s.conditioning import CURVES, condition, condition_dim, event_hits, take_code
 from s2s.events import SoundEvent
 from s2s.media.audio import fit_length
 from s2s.mel import mel_spectrogram
@@ -81,9 +81,9 @@ class RegNetTrainConfig(BaseModel):
 
 PUBLISHED = RegNetTrainConfig()
 SMALL = {
-    "loss": LossConfig(reconstruction="l1", reconstruction_weight=100.0),
-    "seed": 0, "clip_s": 4.0, "scripted_clips": 3000, "batch_size": 8, "steps": 6000, "rendered_from_step": 2000,
-    "frozen_norms_from_step": 3800, "gan_from_step": 4600, "learning_rate": 1e-3, "final_learning_rate": 1e-4,
+    "loss": LossConfig(reconstruction="l1", reconstruction_weight=100.0, attack_weight=3.0),
+    "seed": 0, "clip_s": 4.0, "scripted_clips": 3000, "batch_size": 8, "steps": 9000, "rendered_from_step": 3000,
+    "frozen_norms_from_step": 5700, "gan_from_step": 7000, "learning_rate": 1e-3, "final_learning_rate": 1e-4,
     "betas": (0.8, 0.99), "decay": "exponential", "gradient_norm": 1.0, "visual_dropout": 0.5, "aux_dropout": 0.5,
 }  # fmt: skip
 
@@ -309,7 +309,8 @@ class RegNetTrainer:
             self.discriminator.requires_grad_(False)
             scalars["loss_d"] = float(loss_d.detach())
         score = self.discriminator(visual, mel_pred, conditions) if adversarial else None
-        loss_g = generator_loss(mel_pred, mel_pre_postnet, mel, score, config.loss)
+        hits = event_hits(conditions) if config.network.event_curves else None
+        loss_g = generator_loss(mel_pred, mel_pre_postnet, mel, score, config.loss, hits)
         self._descend(0, loss_g)
         self.step += 1
         return {"loss_g": float(loss_g.detach()), "mel_l1": float((mel_pred.detach() - mel).abs().mean()), **scalars}

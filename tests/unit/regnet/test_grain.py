@@ -6,7 +6,7 @@ import torch
 
 from s2s.mel import mel_spectrogram
 from s2s.regnet import Generator, RegNetConfig
-from s2s.regnet.grain import grain, grain_step
+from s2s.regnet.grain import grain, grain_step, of_noise
 from s2s.regnet.losses import spread_loss
 
 
@@ -50,4 +50,14 @@ def test_a_new_net_says_what_noise_usually_does():
                           encoder_channels=8, lstm_dim=4, encoder_dim=8, decoder_dim=8, postnet_dim=8)
     spread = Generator(config).spread(torch.randn(2, 4), torch.randn(2, 9, 11))
     assert spread.shape == (2, 80, 36)
-    assert torch.allclose(spread, torch.full_like(spread, 0.025))
+    assert torch.allclose(spread, torch.from_numpy(of_noise()[1]).float().expand_as(spread))
+
+
+def test_nothing_fluctuates_more_than_noise_whatever_was_learned():
+    config = RegNetConfig(visual_dim=4, z_dim=4, condition_dim=4 * 2 + 3, event_curves=2, timbre_dim=8, grain=True,
+                          encoder_channels=8, lstm_dim=4, encoder_dim=8, decoder_dim=8, postnet_dim=8)
+    net = Generator(config)
+    torch.nn.init.normal_(net.timbre.grain.weight, std=9)
+    spread = net.spread(torch.randn(2, 4), torch.randn(2, 9, 11))
+    assert float(spread.std()) > 0.001
+    assert bool((spread <= torch.from_numpy(of_noise()[1]).float() * 1.0001).all())

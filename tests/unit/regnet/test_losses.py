@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from s2s.regnet import Discriminator, Generator, RegNetConfig
-from s2s.regnet.losses import LossConfig, discriminator_loss, generator_loss, reconstruction_loss
+from s2s.regnet.losses import LossConfig, attack_frames, discriminator_loss, generator_loss, reconstruction_loss
 
 TINY = RegNetConfig(visual_dim=6, z_dim=2, n_mels=8, encoder_channels=12, lstm_dim=6, encoder_dim=8, aux_dim=2,
                     decoder_dim=8, postnet_dim=8, postnet_layers=2, dropout=0.0, disc_feature_dim=8, disc_join_dim=4,
@@ -54,3 +54,16 @@ def test_the_adversarial_game_trains_both_networks():
         g_steps.step()
         losses.append(float(g_loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_an_error_around_an_event_counts_more():
+    truth, hits = torch.zeros(1, 8, 20), torch.zeros(1, 20)
+    hits[0, 8] = 0.7
+    frames = attack_frames(hits)[0, 0].nonzero().flatten().tolist()
+    assert frames == list(range(6, 13))
+    config = LossConfig(reconstruction="l1", attack_weight=3)
+    near, far = truth.clone(), truth.clone()
+    near[..., 9], far[..., 15] = 1, 1
+    losses = [float(reconstruction_loss(mel, mel, truth, config, hits)) for mel in (near, far)]
+    assert losses[0] == pytest.approx(4 * losses[1])
+    assert float(reconstruction_loss(far, far, truth, config)) == pytest.approx(losses[1]), "no events told: plain L1"

@@ -7,7 +7,7 @@ from s2s.evaluation.yamnet import Yamnet, fetch_yamnet
 from s2s.synth.script import KINDS, ScriptedEvent
 from s2s.synth.sounds import SAMPLE_RATE, SoundBank, mix_clip
 from s2s.training import takes
-from s2s.training.takes import TAGS, Take, convincing_takes, first_takes, takes_of_run
+from s2s.training.takes import TAGS, Take, best_played_first, convincing_takes, first_takes, takes_of_run
 
 
 def test_a_name_is_a_take_and_back():
@@ -34,11 +34,18 @@ class EarForOddMaterials:
 
 def test_the_most_convincing_come_first_and_one_instance_does_not_take_all_places(monkeypatch):
     monkeypatch.setattr(takes, "_audition", lambda take, bank: tuple(take))
-    monkeypatch.setattr(takes, "crispness", lambda take, bank: 0.5 if take.kind == "glass" and take.size > 0.7 else 1.0)
+    monkeypatch.setattr(takes, "crispness", lambda take, _: 0.5 if take.kind == "glass" and take.size > 0.7 else 1.0)
     chosen = convincing_takes(5, SoundBank("train"), EarForOddMaterials())
     assert chosen["water"] == ("water/23/0.75", "water/23/0.5", "water/21/0.75", "water/21/0.5", "water/19/0.75")
     assert chosen["glass"] == ("glass/23/0.5", "glass/21/0.5", "glass/23/0.75", "glass/21/0.75", "glass/19/0.75")
     assert all(len(names) == 5 for names in chosen.values())
+
+
+def test_what_comes_out_best_is_played_first(monkeypatch):
+    monkeypatch.setattr(takes, "crispness", lambda take, sound: 0.9)
+    names = {"bell": ("bell/2/0.5", "bell/5/0.5", "bell/9/0.5"), "wood": ("wood/3/0.5",)}
+    order = best_played_first(names, lambda take, hits: tuple(take), EarForOddMaterials())
+    assert order == {"bell": ("bell/9/0.5", "bell/5/0.5", "bell/2/0.5"), "wood": ("wood/3/0.5",)}
 
 
 def test_a_run_keeps_its_choice(tmp_path, monkeypatch):
@@ -59,8 +66,8 @@ def test_the_ear_names_a_synthesised_explosion_and_glass(tmp_path):
     assert max(ear.tags(np.zeros(SAMPLE_RATE), SAMPLE_RATE).values()) == 0
 
 
-def test_a_hit_that_is_heard_at_its_moment_is_crisp_and_a_late_one_is_not(monkeypatch):
-    bank, take, audition = SoundBank("train"), Take("wood", 0, 0.5), takes._audition
-    assert takes.crispness(take, bank) > 0.8
-    monkeypatch.setattr(takes, "_audition", lambda take, bank: np.roll(audition(take, bank), SAMPLE_RATE // 20))
-    assert takes.crispness(take, bank) < 0.2
+def test_a_hit_that_is_heard_at_its_moment_is_crisp_and_a_late_one_is_not():
+    take = Take("wood", 0, 0.5)
+    sound = takes._audition(take, SoundBank("train"))
+    assert takes.crispness(take, sound) > 0.8
+    assert takes.crispness(take, np.roll(sound, SAMPLE_RATE // 20)) < 0.2
