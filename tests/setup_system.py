@@ -3,7 +3,7 @@
 `make test` asks for those of its tests, `make test-deploy` (argument: deploy) for a Docker engine and what it needs.
 
 Chromium drives the browser tests, PostgreSQL holds shared job tables, strace sees which files a gateway opens, nginx
-stands before two of them. Where they are missing and cannot be installed, those tests are skipped with the reason,
+stands before two of them, a registry holds the model server's image. Where they are missing and cannot be installed, those tests are skipped with the reason,
 except in continuous integration (CI=true), where that is a failure.
 """
 
@@ -18,6 +18,7 @@ PACKAGES = {  # Debian package -> how to see that it is there
     "strace": lambda: shutil.which("strace"),
     "nginx-light": lambda: shutil.which("nginx"),
     "postgresql": lambda: any(Path("/usr/lib/postgresql").glob("*/bin/initdb")),
+    "docker-registry": lambda: shutil.which("docker-registry"),
 }
 GO_SOURCES = Path("/usr/share/gocode/src/github.com")
 DEPLOYMENT_PACKAGES = {  # a Docker engine that is started by hand, a registry, base systems, ssh
