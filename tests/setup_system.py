@@ -3,8 +3,8 @@
 `make test` asks for those of its tests, `make test-deploy` (argument: deploy) for a Docker engine and what it needs.
 
 Chromium drives the browser tests, PostgreSQL holds shared job tables, strace sees which files a gateway opens, nginx
-stands before two of them, a registry holds the model server's image. Where they are missing and cannot be installed, those tests are skipped with the reason,
-except in continuous integration (CI=true), where that is a failure.
+stands before two of them, a registry holds the image of a model server. Where they are missing and cannot be installed,
+those tests are skipped with the reason, except in continuous integration (CI=true), where that is a failure.
 """
 
 import os
