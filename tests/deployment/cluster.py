@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 from tests.deployment import kube_build
 from tests.deployment.engine import GUEST_ADDRESS, Engine, wait_for
+from tests.deployment.gcloud_stub import TOKEN
 from tests.deployment.machines import BRIDGE
 from tests.deployment.tools import tool
 
@@ -181,6 +182,7 @@ def _show_settings(engine: Engine, folder: Path) -> None:
 def _start_api_server(engine: Engine, folder: Path) -> None:
     programs = kube_build.FOLDER
     address = "http://127.0.0.1:2379"
+    (folder / "tokens.csv").write_text(f'{TOKEN},somebody,1,"system:masters"\n')
     engine.start(
         "etcd",
         "etcd",
@@ -199,6 +201,7 @@ def _start_api_server(engine: Engine, folder: Path) -> None:
         f"--tls-cert-file={folder}/apiserver.crt",
         f"--tls-private-key-file={folder}/apiserver.key",
         f"--client-ca-file={folder}/ca.crt",
+        f"--token-auth-file={folder}/tokens.csv",
         f"--kubelet-certificate-authority={folder}/ca.crt",
         f"--kubelet-client-certificate={folder}/admin.crt",
         f"--kubelet-client-key={folder}/admin.key",

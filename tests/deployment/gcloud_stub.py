@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 PROJECT = "test-project"
+TOKEN = "test-token"  # gcloud shows it to everybody it asks
 VERSION = "1.34.1-gke.100"
 SERVER_CONFIG = {
     "defaultClusterVersion": VERSION,
@@ -91,7 +92,7 @@ class GoogleStub:
     def environment(self, folder: Path) -> dict[str, str]:
         """What aims gcloud at this stub. Its configuration lies in `folder`, not in the person's home."""
         token = folder / "token"
-        token.write_text("test-token")
+        token.write_text(TOKEN)
         endpoints = {
             name: self.url
             for name in ("CONTAINER", "ARTIFACTREGISTRY", "IAM", "SERVICEUSAGE", "CLOUDRESOURCEMANAGER", "SQLADMIN")
@@ -120,7 +121,7 @@ class GoogleStub:
             if not fault.operation_error:
                 return fault.status, _error(fault.status, fault.reason, fault.message)
             return 200, self._operation(path, error=fault.message)
-        if found := re.search(r"/operations/([^/]+)$", path):
+        if found := re.search(r"/operations/([^/]+?)(?:/wait)?$", path):
             return 200, self.operations[found[1]]
         if path.endswith(("/serverConfig", "/serverconfig")):
             return 200, SERVER_CONFIG
@@ -144,7 +145,8 @@ class GoogleStub:
         return 200, {"etag": "YWJj", "bindings": [], **self.policies.get(path, {})}
 
     def _resource(self, method: str, path: str, query: dict, body: dict | None) -> tuple[int, dict]:
-        path = re.sub(r"/(zones|locations)/", "/locations/", path)
+        if "/compute/" not in path:  # the container interface knows both words
+            path = re.sub(r"/(zones|locations)/", "/locations/", path)
         if method == "POST" and path.endswith("/serviceAccounts"):
             email = f"{body['accountId']}@{PROJECT}.iam.gserviceaccount.com"
             name = f"projects/{PROJECT}/serviceAccounts/{email}"
@@ -213,7 +215,11 @@ class GoogleStub:
             made |= {"selfLink": f"{self.url}v1/projects/{PROJECT}/locations/x/operations/{name}", "zone": "x"}
         else:
             made |= {"kind": "compute#operation", "progress": 100}
-            made["selfLink"] = f"{self.url}compute/v1/projects/{PROJECT}/global/operations/{name}"
+            place = re.search(r"/(zones/[^/]+|regions/[^/]+|global)/", target)[1]
+            project = f"{self.url}compute/v1/projects/{PROJECT}"
+            made["selfLink"] = f"{project}/{place}/operations/{name}"
+            if "/" in place:  # zones/x: the operation names its zone
+                made[place.split("/")[0][:-1]] = f"{project}/{place}"
             made["targetLink"] = f"{self.url.rstrip('/')}{target}"
         if error:
             made |= {"error": {"code": 13, "message": error}, "statusMessage": error}

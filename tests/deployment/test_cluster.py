@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 from tests.deployment import budget, kube_build
 from tests.deployment.cluster import NAMESPACE, NODE, OLDER, PROGRAMS, Cluster, Traffic, kubeconfig_of, running_cluster
 from tests.deployment.engine import Engine, wait_for
+from tests.deployment.gcloud_stub import PROJECT, GoogleStub, have_gcloud
 from tests.deployment.images import RECIPES, base_of
 from tests.deployment.machines import Played, Published, play
 from tests.deployment.manifests import named, overlay, pod_of
@@ -39,6 +41,9 @@ spec:
   hostPath: {{path: {path}}}
 ---
 """
+# What an older version of the manifests may have said; the kubelet writes it into a pod's /etc/hosts.
+PERIOD = "terminationGracePeriodSeconds: 75"
+OLD_WORDS = {**OLDER, PERIOD: f"{PERIOD}\n      hostAliases: [{{ip: 127.0.0.9, hostnames: [old]}}]"}
 WAY_IN = f"""
 apiVersion: v1
 kind: Service
@@ -99,8 +104,9 @@ def deployed(engine: Engine, cluster: Cluster, published: Published) -> Iterator
     digests = {name: found for name, found in published.digests.items() if name != "torch-base"}
     published.digests_file.write_text(json.dumps({**digests, "postgres": postgres}))
     started_s = time.monotonic()
-    played = update(engine, cluster, published)
+    played = update(engine, cluster, published, k8s_apply_words=OLD_WORDS)
     assert played.code == 0, played.output[-4000:] + cluster.what_is_wrong()
+    assert "hostAliases" in pod_of(cluster.get("deployment", "frontend"))
     print(f"\nfrom an empty cluster to a ready one: {time.monotonic() - started_s:.0f} s, {played.totals}")
     cluster.kubectl("apply", "-f", "-", given=WAY_IN)
     with engine.published(NODE_PORT) as port:
@@ -166,7 +172,7 @@ def test_the_playbook_makes_a_service_of_an_empty_cluster_and_a_clip_gets_its_so
 
 
 def test_a_second_run_changes_nothing(engine, deployed, published):
-    again = update(engine, deployed, published)
+    again = update(engine, deployed, published, k8s_apply_words=OLD_WORDS)
     assert again.code == 0, again.output[-4000:]
     assert (again.totals["changed"], again.changes) == (0, [])
 
@@ -186,6 +192,36 @@ def test_status_tells_what_runs_and_how_long_the_queue_is(deployed):
         "worker": 1,
     }
     assert told["queue"]["queued"] == 0
+
+
+def test_the_gke_playbook_goes_from_an_empty_project_to_what_runs_and_its_address(
+    engine, deployed, published, tmp_path
+):
+    """Google is played and gcloud is real, as are its credentials for kubectl, and the cluster that they lead to."""
+    if not have_gcloud():
+        message = "gcloud is not installed: https://cloud.google.com/sdk"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    kubeconfig = tmp_path / "kubeconfig"
+    variables = {
+        "gcp_project": PROJECT,
+        "gke_cluster_sql_instance": f"{PROJECT}:europe-west4:s2s",
+        "gke_cluster_kubeconfig": str(kubeconfig),
+        "gke_cluster_endpoint": [],  # its address; a name in DNS would be Google's
+        "k8s_apply_config": {},
+        "k8s_apply_overlay": "local",  # what Kubernetes 1.20 understands
+        "k8s_apply_digests_file": str(published.digests_file),
+        "k8s_apply_words": OLD_WORDS,
+        "k8s_apply_kubectl": tool("kubectl"),
+    }
+    server = json.loads(deployed.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+    authority = base64.b64encode((deployed.folder / "ca.crt").read_bytes()).decode()
+    with GoogleStub(endpoint=server.removeprefix("https://"), ca_pem_base64=authority) as google:
+        arguments = ("deploy-k8s-cluster.yml", "--extra-vars", json.dumps(variables))
+        played = play(engine, *arguments, **google.environment(tmp_path))
+    assert played.code == 0, played.output[-4000:]
+    assert "http://203.0.113.7.sslip.io" in played.output
+    assert "gke-gcloud-auth-plugin" in kubeconfig.read_text()
+    assert not [change for change in played.changes if change.startswith("k8s_apply")], "the same is there already"
 
 
 def rebuilt(engine: Engine, published: Published, revision: str) -> dict[str, str]:
@@ -224,6 +260,7 @@ def test_an_update_under_steady_requests_fails_none_of_them_and_loses_no_job(eng
     assert ready.sent + of_job.sent > 100
     assert running_images(deployed)["model-server"] == new["model-server"]
     assert running_images(deployed)["worker"] == new["api-service"]
+    assert "hostAliases" not in pod_of(deployed.get("deployment", "frontend")), "what is no longer said is gone"
     for job in jobs:
         assert has_sound(http, job)
 
@@ -234,13 +271,14 @@ def test_an_image_that_does_not_start_is_undone_and_the_service_goes_on(engine, 
     published.digests_file.write_text(json.dumps(bad))
     try:
         with Traffic(f"{deployed.url}/readyz", every_s=0.3) as traffic:
-            played = update(engine, deployed, published, k8s_apply_rollout_within_s=45)
+            played = update(engine, deployed, published, k8s_apply_rollout_within_s=45, k8s_apply_words=OLD_WORDS)
     finally:
         published.digests_file.write_text(json.dumps(good))
     assert played.code != 0
     assert "What was there before is there again" in " ".join(played.output.split())
     wait_for("the old version", lambda: all_ready(deployed), 180, every_s=2)
     assert running_images(deployed)["frontend"] == good["frontend"]
+    assert "hostAliases" not in pod_of(deployed.get("deployment", "frontend")), "all of it is undone"
     assert traffic.failed == []
 
 

@@ -46,8 +46,11 @@ class Player:
         """The role of deploy-k8s-cluster.yml that talks to Google."""
         playbook = self.folder / "cluster.yml"
         playbook.write_text(yaml.safe_dump([{"hosts": "cloud", "gather_facts": False, "roles": ["gke_cluster"]}]))
+        return self.run(google, playbook, f"gcp_project={PROJECT} cluster_state={state}", *options)
+
+    def run(self, google: GoogleStub, playbook: Path, variables: str, *options: str) -> Played:
         command = [tool("ansible-playbook"), playbook, "-i", DEPLOYMENT / "inventory.yml"]
-        command += ["--extra-vars", f"gcp_project={PROJECT} cluster_state={state}", *options]
+        command += ["--extra-vars", variables, *options]
         environment = {
             **os.environ,
             **google.environment(self.folder),
