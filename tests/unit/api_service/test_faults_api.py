@@ -1,9 +1,15 @@
 """What is around the service fails for a while: nothing that was accepted is lost, nothing is recorded twice."""
 
+import asyncio
 import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
-from gateway_kit import events, finished, running, send
+from gateway_kit import events, finished, make_clip, running, send
 from sqlalchemy import text
 from tests.postgres import running_postgres
 
@@ -55,6 +61,58 @@ async def test_a_result_that_the_full_disk_refuses_is_made_again(gateway, model_
     assert (await finished(gateway, job, within_s=30))["state"] == "succeeded"
     assert refused == ["out-1"]
     assert (await gateway.get(job["links"]["result"])).content == model_server.sound_of(clip)
+
+
+@contextmanager
+def small_disk(folder: Path, n_bytes: int) -> Iterator[Path]:
+    """A file system of its own that is soon full."""
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={n_bytes},mode=700", "s2s-test", folder],
+                          capture_output=True, text=True)  # fmt: skip
+    if made.returncode != 0:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no disk to fill, run as root: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(path: Path) -> None:
+    """To the last byte."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(path).f_bavail == 0
+
+
+async def test_a_disk_that_is_really_full_loses_nothing_that_was_accepted(config, model_server, tmp_path):
+    """Uploads, results and SQLite have no room for a while: new clips hear so, accepted ones get their sound."""
+    clip = make_clip(tmp_path / "clip.mp4") + b"\0\0\x80\0free".ljust(32768, b"\0")
+    with small_disk(tmp_path / "disk", 8 << 20) as disk:
+        config = config.model_copy(update={"data_dir": disk / "var", "max_attempts": 1000, "max_queued": 1000})
+        async with running(config, model_server) as gateway:
+            model_server.go_on.clear()
+            jobs = [await send(gateway, clip) for _ in range(3)]
+            await model_server.entered.wait()
+            fill(disk / "filler")
+            for _ in range(3):
+                told = await gateway.post("/v1/jobs", files={"file": ("a.mp4", clip)})
+                assert told.status_code == 503, told.text
+                assert told.json()["code"] in ("storage_full", "database_away")
+                assert told.headers["retry-after"]
+            model_server.go_on.set()  # results come, and there is no place for them
+            await asyncio.sleep(4.0)
+            for job in jobs:
+                shown = (await gateway.get(job["links"]["self"])).json()
+                assert shown["state"] in ("queued", "running"), shown
+            (disk / "filler").unlink()
+            for job in jobs:
+                assert (await finished(gateway, job, within_s=120))["state"] == "succeeded"
+                assert (await gateway.get(job["links"]["result"])).content == model_server.sound_of(clip)
+                outcomes = [name for _, name, _ in await events(gateway, job, last_event_id=0) if name == "succeeded"]
+                assert len(outcomes) == 1
+            assert (await finished(gateway, await send(gateway, clip), within_s=60))["state"] == "succeeded"
+            assert {path.name for path in (disk / "var" / "blobs").iterdir()} >= {job["id"] for job in jobs}
 
 
 @pytest.mark.parametrize("jump_s", [7200, -7200], ids=["ahead", "back"])
