@@ -41,8 +41,8 @@ test: $(READY) ## every test but the soak runs (under 25 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not soak" tests/e2e tests/component tests/browser $(TEST_ARGS)
 
 test-deploy: $(READY) ## images, Compose, playbooks and Kubernetes on real engines (Linux, root; S2S_DEPLOY_BUDGET_MINUTES=45)
-	$(BIN)/python tests/setup_system.py deploy
-	$(BIN)/python -m pytest -n 2 tests/deployment $(TEST_ARGS)
+	started=$$(date +%s) && $(BIN)/python tests/setup_system.py deploy \
+		&& S2S_DEPLOY_STARTED=$$started $(BIN)/python -m pytest -n 2 tests/deployment $(TEST_ARGS)
 
 test-soak: $(READY) ## long chaos and fuzz runs, by hand and nightly
 	$(BIN)/python tests/setup_system.py
