@@ -62,7 +62,7 @@ def test_no_stage_and_no_root_are_refused(tmp_path):
         cli.main(["--all", "--local"])
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_the_pipeline_runs_here_from_a_csv_to_a_promoted_bundle(tmp_path, monkeypatch):
     monkeypatch.setattr(sample_site, "GOOD", {"train": 3, "test": 1})
     site, root = tmp_path / "site", tmp_path / "root"

@@ -2,12 +2,15 @@
 
 import ast
 import json
+import shutil
 import threading
 import time
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from tests.tiny import make_tiny_bundle
 
 from model_deployment import build_mar as archive
 from model_deployment.build_mar import build_mar
@@ -124,6 +127,33 @@ def test_the_archive_points_to_the_bundle_and_is_rebuilt_only_when_something_cha
     (bundle / "bundle.json").write_text('{"name": "other"}')
     assert build_mar(settings, target)
     assert target.read_bytes() != first
+
+
+def test_a_whole_archive_holds_the_bundle_and_points_into_itself_and_is_the_same_every_time(tmp_path, bundle):
+    (bundle / "regnet.safetensors").write_bytes(b"weights")
+    settings, target = Settings(bundle=bundle), tmp_path / "s2s.mar"
+    assert build_mar(settings, target, whole=True)
+    assert not build_mar(settings, target, whole=True)
+    with zipfile.ZipFile(target) as mar:
+        config = yaml.safe_load(mar.read("model-config.yaml"))
+        inside = {name: mar.read(name) for name in mar.namelist() if name.startswith("bundle/")}
+    assert config["handler"]["bundle"] == "bundle", "relative: the handler looks for it where TorchServe unpacked it"
+    assert inside == {"bundle/bundle.json": b"{}", "bundle/regnet.safetensors": b"weights"}
+
+
+def test_the_handler_finds_the_bundle_in_a_whole_archive_that_was_carried_away(tmp_path):
+    from model_deployment.handler import S2SHandler
+
+    home = make_tiny_bundle(tmp_path / "home")
+    build_mar(Settings(bundle=home), tmp_path / "s2s.mar", whole=True)
+    shutil.rmtree(home)
+    with zipfile.ZipFile(tmp_path / "s2s.mar") as mar:
+        mar.extractall(tmp_path / "unpacked")
+        config = yaml.safe_load(mar.read("model-config.yaml"))
+    properties = {"model_dir": str(tmp_path / "unpacked")}
+    handler = S2SHandler()
+    handler.initialize(SimpleNamespace(system_properties=properties, model_yaml_config=config))
+    assert handler.generator._bundle.manifest.name == "tiny"
 
 
 def test_a_folder_that_is_no_bundle_is_told(tmp_path):
