@@ -123,6 +123,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if left is not None:
         terminalreporter.section("the machine afterwards")
         terminalreporter.line("\n".join(left) or "as it was found")
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
+    if figures := [value for report in reports for name, value in report.user_properties if name == "figure"]:
+        terminalreporter.section("figures")
+        terminalreporter.line("\n".join(figures))
     untested = [each for each in terminalreporter.stats.get("skipped", ()) if "NOT TESTED" in str(each.longrepr)]
     if untested:
         terminalreporter.section("NOT TESTED", sep="!", red=True)

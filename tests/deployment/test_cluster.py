@@ -30,6 +30,7 @@ pytestmark = pytest.mark.timeout(3000)
 CLIP = ROOT / "src/frontend_simple/samples/drum.mp4"
 NODE_PORT = 30080
 DEPLOYMENTS = ("api-service", "frontend", "model-server", "worker")
+FIGURES: list[str] = []  # of fixtures
 NEEDED_S = 420  # by the tests of this file, once there are the programs and the images
 VOLUMES = """
 apiVersion: v1
@@ -107,7 +108,7 @@ def deployed(engine: Engine, cluster: Cluster, published: Published) -> Iterator
     played = update(engine, cluster, published, k8s_apply_words=OLD_WORDS)
     assert played.code == 0, played.output[-4000:] + cluster.what_is_wrong()
     assert "hostAliases" in pod_of(cluster.get("deployment", "frontend"))
-    print(f"\nfrom an empty cluster to a ready one: {time.monotonic() - started_s:.0f} s, {played.totals}")
+    FIGURES.append(f"from an empty cluster to a ready one: {time.monotonic() - started_s:.0f} s, {played.totals}")
     cluster.kubectl("apply", "-f", "-", given=WAY_IN)
     with engine.published(NODE_PORT) as port:
         cluster.url = f"http://127.0.0.1:{port}"
@@ -166,7 +167,8 @@ def all_ready(cluster: Cluster) -> bool:
     return all(is_ready(each) for each in cluster.get("deployments")["items"])
 
 
-def test_the_playbook_makes_a_service_of_an_empty_cluster_and_a_clip_gets_its_sound(deployed, http):
+def test_the_playbook_makes_a_service_of_an_empty_cluster_and_a_clip_gets_its_sound(deployed, http, record_property):
+    record_property("figure", "\n".join(FIGURES))
     assert all_ready(deployed)
     assert has_sound(http, send(http))
 
@@ -243,7 +245,9 @@ def running_images(cluster: Cluster) -> dict[str, str]:
     return {each["metadata"]["name"]: pod_of(each)["containers"][0]["image"] for each in found}
 
 
-def test_an_update_under_steady_requests_fails_none_of_them_and_loses_no_job(engine, deployed, published, http):
+def test_an_update_under_steady_requests_fails_none_of_them_and_loses_no_job(
+    engine, deployed, published, http, record_property
+):
     before = published.digests
     new = rebuilt(engine, published, "second")
     assert all(new[name] != before[name] for name in ("api-service", "frontend", "model-server"))
@@ -255,7 +259,8 @@ def test_an_update_under_steady_requests_fails_none_of_them_and_loses_no_job(eng
         wait_for("old pods to go", lambda: len(deployed.pods("frontend")) == 2, 120, every_s=2)
         time.sleep(10)
     assert played.code == 0, played.output[-4000:] + deployed.what_is_wrong()
-    print(f"\nrolling update: {ready.sent + of_job.sent} requests, {len(ready.failed) + len(of_job.failed)} failed")
+    failed = len(ready.failed) + len(of_job.failed)
+    record_property("figure", f"rolling update: {ready.sent + of_job.sent} requests, {failed} failed")
     assert (ready.failed, of_job.failed) == ([], [])
     assert ready.sent + of_job.sent > 100
     assert running_images(deployed)["model-server"] == new["model-server"]

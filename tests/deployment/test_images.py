@@ -23,10 +23,10 @@ def sh(engine: Engine, name: str, script: str, *options: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_builds_runs_as_nobody_and_says_what_it_is(engine, name):
+def test_it_builds_runs_as_nobody_and_says_what_it_is(engine, name, record_property):
     (image,) = json.loads(engine.docker("image", "inspect", build(engine, name)))
     labels = image["Config"]["Labels"]
-    print(f"\n{name}: {size_over_base(engine, name) / 1e6:.0f} MB over {base_of(engine, name)}")
+    record_property("figure", f"{name}: {size_over_base(engine, name) / 1e6:.0f} MB over {base_of(engine, name)}")
     assert image["Config"]["User"] == "10001:10001"
     assert labels["org.opencontainers.image.title"].startswith("Silence to Sound")
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"

@@ -18,6 +18,7 @@ from tests.deployment.tools import ROOT
 
 pytestmark = pytest.mark.timeout(3000)
 CLIP = ROOT / "src/frontend_simple/samples/drum.mp4"
+FIGURES: list[str] = []  # of fixtures
 INVENTORIES = ("-i", "inventory.yml")
 
 
@@ -65,7 +66,7 @@ def deployed(engine: Engine, machine: Machine, published: Published) -> Iterator
             "docker ps -a; for c in $(docker ps -aq); do docker logs --tail=15 $c; done 2>&1", check=False
         )
         assert played.totals["changed"] > 0
-        print(f"\n{playbook}: {played.totals}, {time.monotonic() - started_s:.0f} s")
+        FIGURES.append(f"{playbook}: {time.monotonic() - started_s:.0f} s, {played.totals}")
     with (
         engine.published(443) as port,
         httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=60, trust_env=False) as client,
@@ -73,7 +74,8 @@ def deployed(engine: Engine, machine: Machine, published: Published) -> Iterator
         yield client
 
 
-def test_a_clip_sent_to_the_machine_over_tls_comes_back_with_sound(deployed):
+def test_a_clip_sent_to_the_machine_over_tls_comes_back_with_sound(deployed, record_property):
+    record_property("figure", "\n".join(FIGURES))
     deployed.get("/").raise_for_status()
     answer = deployed.post("/v1/jobs", files={"file": ("drum.mp4", CLIP.read_bytes(), "video/mp4")})
     assert answer.status_code == 202, answer.text
