@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 from obstore.store import LocalStore
-from tests.clips import film
 
 from s2s.data import blobs, stages
-from s2s.data.features import features_of
 from s2s.errors import InputError
 
 ROOT = "far://bucket/root"
@@ -27,31 +25,6 @@ def bucket(tmp_path: Path, monkeypatch) -> Path:
 
     monkeypatch.setattr(blobs, "_store", store)
     return tmp_path / "far" / "bucket" / "root"
-
-
-def add_videos(folder: Path, names: range) -> str:
-    """A folder of VAS."""
-    for i in names:
-        (folder / "videos" / "hammer").mkdir(parents=True, exist_ok=True)
-        film(folder / "videos" / "hammer" / f"video_{i:05d}.mp4", seconds=2 + i / 10, rate="25", sound=True)
-    return str(folder)
-
-
-@pytest.mark.timeout(900)
-def test_a_collection_that_grows_is_extracted_anew_beside_what_was_there(bucket: Path, tmp_path: Path):
-    def run(names: range) -> str:
-        csv = add_videos(tmp_path / "vas", names)
-        assert stages.collect(ROOT, csv, labels=["hammer"], workers=1).facts["ok"] == names.stop
-        stages.preprocess(ROOT, "published", {"hammer": "hammer"}, workers=1)
-        return stages.features(ROOT, "tiny", workers=1).facts["place"].removeprefix(f"{ROOT}/")
-
-    first = run(range(2))
-    assert len(features_of(bucket / first)) == 2
-    assert run(range(2)) == first, "the same clips, the same features"
-    second = run(range(2, 3))
-    assert second != first
-    assert (len(features_of(bucket / first)), len(features_of(bucket / second))) == (2, 3)
-    assert not (tmp_path / "far" / "bucket" / "root" / "features" / "features.json").exists()
 
 
 def test_a_stage_without_what_it_reads_says_which_stage_makes_it(bucket: Path, tmp_path: Path):
