@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from s2s.bench.wavenet import ROUNDS, SAMPLE_RATE, SMALL, one_core
+from s2s.bench.wavenet import ROUNDS, SAMPLE_RATE, one_core
 from s2s.features import BATCH_FRAMES
 from s2s.tsn.bn_inception import BNInception, FoldedBNInception
+from s2s.wavenet_vocoder.config import SMALL
 from s2s.wavenet_vocoder.engine import available_isas, peak_ops
 from s2s.wavenet_vocoder.parallel import ParallelWaveNet
 from s2s.wavenet_vocoder.sampler import Sampler

@@ -17,14 +17,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from s2s.wavenet_vocoder.config import WaveNetConfig
+from s2s.wavenet_vocoder.config import PUBLISHED, SMALL, WaveNetConfig
 from s2s.wavenet_vocoder.engine import (
     EngineSampler,
-    WaveNetEngine,
     available_isas,
     calibrate,
+    engine_for,
     generate_clip,
-    look_ahead_for,
     peak_ops,
 )
 from s2s.wavenet_vocoder.engine.segments import INT8_WORK_LIMIT, fitting_segments
@@ -36,11 +35,7 @@ SAMPLE_RATE = 22_050
 SLICE_S = 0.8  # CPU seconds that one turn should take at least
 ROUNDS = 3
 
-PUBLISHED = WaveNetConfig()
 MEDIUM = WaveNetConfig(residual_channels=128, gate_channels=256, skip_channels=128, conditioning="frame")
-SMALL = WaveNetConfig(
-    layers=16, stacks=2, residual_channels=64, gate_channels=128, skip_channels=64, kernel_size=2, conditioning="frame"
-)
 NETS = {"published 512/512/256": PUBLISHED, "medium 128/256/128": MEDIUM, "small 64/128/64": SMALL}
 
 
@@ -58,7 +53,9 @@ ROWS = [  # net, precision, streams, bar
     ("published 512/512/256", "fp32", 64, Bar(ratio=30, peak_share=0.5)),
     ("published 512/512/256", "int8", 1, Bar()),
     ("published 512/512/256", "int8", 64, Bar(ratio=100)),
+    ("medium 128/256/128", "fp32", 1, Bar()),
     ("medium 128/256/128", "fp32", 64, Bar(real_time=0.5)),
+    ("medium 128/256/128", "int8", 1, Bar()),
     ("medium 128/256/128", "int8", 16, Bar(real_time=1.0)),
     ("small 64/128/64", "fp32", 1, Bar(real_time=1.5)),
     ("small 64/128/64", "int8", 1, Bar(real_time=4.0)),
@@ -161,12 +158,7 @@ def measure(rows: list[tuple[str, str, int, Bar]] = ROWS, rounds: int = ROUNDS) 
             wanted = [row for row in rows if row[0] == name]
             turns = []
             for _, precision, streams, _bar in wanted:
-                engine = WaveNetEngine(
-                    net,
-                    precision=precision,
-                    scales=scales if precision == "int8" else None,
-                    look_ahead=look_ahead_for(streams, config),
-                )
+                engine = engine_for(net, streams, scales if precision == "int8" else None)
                 turns.append(_Turn(config, streams, EngineSampler(engine, streams).generate))
             for _ in range(rounds):
                 loop.take()

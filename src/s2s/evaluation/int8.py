@@ -17,8 +17,8 @@ from s2s.evaluation.alignment import detect_onsets, onset_f1
 from s2s.mel import mel_spectrogram
 from s2s.spec import MelSpec
 from s2s.wavenet_vocoder.config import Int8
-from s2s.wavenet_vocoder.engine import EngineSampler, WaveNetEngine, calibrate, generate_clip
-from s2s.wavenet_vocoder.mixture import draw_noise, encode_mu_law
+from s2s.wavenet_vocoder.engine import EngineSampler, calibrate, engine_for, generate_clip
+from s2s.wavenet_vocoder.mixture import draw_noise, teacher_inputs
 from s2s.wavenet_vocoder.wavenet import WaveNet
 
 WINDOW_FRAMES = 16  # mel frames of each sound, its loudest, that scales and logits are looked at on
@@ -71,14 +71,9 @@ def _loudest(mel: np.ndarray) -> int:
 @torch.inference_mode()
 def _logit_snr_db(net: WaveNet, scales: Sequence[float], sound: torch.Tensor, mel: torch.Tensor) -> float:
     """Teacher forced: power of what varies in the logits over the power of the error."""
-    before = torch.nn.functional.pad(sound, (1, 0))[:, :-1]
-    inputs = before[:, None]
-    if not net.config.scalar_input:
-        levels = encode_mu_law(before, net.config.out_channels)
-        inputs = torch.nn.functional.one_hot(levels, net.config.out_channels).float().transpose(1, 2)
+    inputs = teacher_inputs(sound, net.config)
     exact = net(inputs, mel)
-    engine = WaveNetEngine(net, precision="int8", scales=scales)
-    error = EngineSampler(engine, len(sound)).teacher_forced(inputs, mel) - exact
+    error = EngineSampler(engine_for(net, len(sound), scales), len(sound)).teacher_forced(inputs, mel) - exact
     varying = exact - exact.mean(dim=2, keepdim=True)
     return float(10 * torch.log10(varying.square().mean() / error.square().mean()))
 

@@ -70,6 +70,19 @@ class WaveNetConfig(BaseModel):
         return self.n_mixtures + 1 if self.distribution == "logistic_mixture" else self.out_channels
 
 
+PUBLISHED = WaveNetConfig()
+SMALL = WaveNetConfig(  # one clip in real time on one core, exactly
+    layers=16,
+    stacks=2,
+    residual_channels=64,
+    gate_channels=128,
+    skip_channels=64,
+    kernel_size=2,
+    conditioning="frame",
+    dropout=0.0,
+)
+
+
 class Int8(BaseModel):
     """8-bit scales of one set of weights, and what was heard when they were tried (s2s.evaluation.int8)."""
 

@@ -48,14 +48,20 @@ def gumbel_argmax(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 def negative_log_likelihood(params: Tensor, waveform: Tensor, config: WaveNetConfig) -> Tensor:
-    """Teacher-forced parameters (B, out_channels, N) of a waveform (B, N) -> nats a sample, scalar.
-
-    The parameters at t are scored on sample t + 1; the last ones have nothing to be scored on.
-    """
-    params, target = params[..., :-1], waveform[..., 1:]
+    """Parameters (B, out_channels, N) and the samples that they tell of (B, N) -> nats a sample, scalar."""
     if config.distribution == "categorical":
-        return F.cross_entropy(params, encode_mu_law(target, config.out_channels))
-    return -mixture_log_prob(params, target, config.quantize_levels, config.log_scale_min).mean()
+        return F.cross_entropy(params, encode_mu_law(waveform, config.out_channels))
+    return -mixture_log_prob(params, waveform, config.quantize_levels, config.log_scale_min).mean()
+
+
+def teacher_inputs(waveform: Tensor, config: WaveNetConfig) -> Tensor:
+    """Waveform (B, N) -> what the net hears before it makes each sample, (B, in_channels, N): silence, then the
+    sample before, as a number or as a one-hot level."""
+    before = F.pad(waveform, (1, 0))[:, :-1]
+    if config.scalar_input:
+        return before[:, None]
+    levels = encode_mu_law(before, config.out_channels)
+    return F.one_hot(levels, config.out_channels).float().transpose(1, 2)
 
 
 def mixture_log_prob(params: Tensor, target: Tensor, levels: int, log_scale_min: float) -> Tensor:

@@ -6,7 +6,7 @@ from s2s.wavenet_vocoder.engine.engine import (
     WaveNetEngine,
     available_isas,
     calibrate,
-    look_ahead_for,
+    engine_for,
     make_sampler,
     peak_ops,
 )
@@ -18,8 +18,8 @@ __all__ = [
     "WaveNetEngine",
     "available_isas",
     "calibrate",
+    "engine_for",
     "generate_clip",
-    "look_ahead_for",
     "make_sampler",
     "peak_ops",
 ]

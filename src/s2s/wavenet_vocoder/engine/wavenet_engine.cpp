@@ -34,75 +34,120 @@ S2S_INLINE vi splat(int32_t s) { return s - vi{}; }
 
 // ---- kernels: y[c][rows] += W[rows][k] x[c][k]; per output the products are added in the order of k, always ---------
 
+// STEP columns lie side by side in a lane. `weights` unpacks TURN columns of a panel, nv vectors for each STEP of them.
+// BLOCK columns of a panel stay in a cache.
 template <class T> struct Kind;
 template <> struct Kind<float> {  // weights [panel][k][row]
     using Act = float; using Acc = float; using V = vf;
-    static constexpr int STEP = 1, BLOCK = 256;  // columns a kernel step takes; columns whose panel fits in L1
+    static constexpr int STEP = 1, BLOCK = 256;
+    template <int nv> static constexpr int TURN = 1;
     S2S_INLINE V spread(const float* x) { return splat(*x); }
-    S2S_INLINE V weights(const float* w) { return *reinterpret_cast<const vf*>(w); }
+    template <int nv> S2S_INLINE void weights(const float* w, V (*out)[nv]) {
+        for (int v = 0; v < nv; v++) out[0][v] = *reinterpret_cast<const vf*>(w + v * W);
+    }
     S2S_INLINE V dot(V acc, V w, V x) { return acc + w * x; }
+    S2S_INLINE V enter(V sum, const float*) { return sum; }
+    S2S_INLINE V leave(V sum, const float*) { return sum; }
 };
 template <> struct Kind<int8_t> {  // weights [panel][k / 4][row][4]
     using Act = uint8_t; using Acc = int32_t; using V = vi;
     static constexpr int STEP = 4, BLOCK = 512;
+    template <int nv> static constexpr int TURN = 4;
     S2S_INLINE V spread(const uint8_t* x) { int32_t quad; __builtin_memcpy(&quad, x, 4); return splat(quad); }
-    S2S_INLINE V weights(const int8_t* w) { return *reinterpret_cast<const vi*>(w); }
+    template <int nv> S2S_INLINE void weights(const int8_t* w, V (*out)[nv]) {
+        for (int v = 0; v < nv; v++) out[0][v] = *reinterpret_cast<const vi*>(w + v * W * 4);
+    }
     S2S_INLINE V dot(V acc, V w, V x) { return S2S_DOT(acc, w, x); }
+    S2S_INLINE V enter(V sum, const float*) { return sum; }
+    S2S_INLINE V leave(V sum, const float*) { return sum; }
 };
+// 24 bits a weight: of every four vectors of Kind<float>, as integers on their rows' grids, the first three keep their
+// upper 24 bits and carry the fourth, a byte each. A sum is in units of its row's grid while it is made; the units are
+// powers of two, so that it rounds as the sum of the same floats does.
+template <> struct Kind<Fixed24> {
+    using Act = float; using Acc = float; using V = vf;
+    static constexpr int STEP = 1, BLOCK = 256;
+    template <int nv> static constexpr int TURN = 4 / nv;
+    S2S_INLINE V spread(const float* x) { return splat(*x); }
+    template <int nv> S2S_INLINE void weights(const Fixed24* w, V (*out)[nv]) {
+        const vi* from = reinterpret_cast<const vi*>(w);
+        const vi a = from[0], b = from[1], c = from[2];
+        const vi upper = splat(int32_t(0xFFFFFF00)), third = splat(int32_t(0x00FF0000)), fourth = splat(int32_t(0xFF000000));
+        const vi low = ((b << 16) & third) | ((c << 8) & ~third);
+        const vi quad[4] = {a & upper, b & upper, c & upper, ((a << 24) & fourth) | (low & ~fourth)};
+        for (int i = 0; i < 4; i++) out[i / nv][i % nv] = __builtin_convertvector(quad[i], vf);
+    }
+    S2S_INLINE V dot(V acc, V w, V x) { return acc + w * x; }
+    S2S_INLINE V enter(V sum, const float* grids) { return sum * load(grids); }
+    S2S_INLINE V leave(V sum, const float* unit) { return sum * load(unit); }
+};
+
+struct Units { const float *unit = nullptr, *grids = nullptr; };
 
 template <class T, int nv, int nc>
 static void kernel(const T* w, const typename Kind<T>::Act* x, long ldx, const typename Kind<T>::Acc* from, long ld_from,
-                   typename Kind<T>::Acc* y, long ldy, int k, const char* ahead, long ahead_step) {
+                   typename Kind<T>::Acc* y, long ldy, int k, const Units units, const char* ahead, long ahead_step) {
     using D = Kind<T>;
+    constexpr int TURN = D::template TURN<nv>;
     typename D::V acc[nc][nv];
     for (int c = 0; c < nc; c++)
-        for (int v = 0; v < nv; v++) acc[c][v] = load(from + c * ld_from + v * W);
+        for (int v = 0; v < nv; v++) acc[c][v] = D::enter(load(from + c * ld_from + v * W), units.grids + v * W);
     int i = 0;
     do {  // never empty: sums stay in registers
         __builtin_prefetch(ahead, 0, 2);  // the next block of weights comes to L2 while this one is used
         ahead += ahead_step;
-        typename D::V wv[nv];
-        for (int v = 0; v < nv; v++) wv[v] = D::weights(w + v * W * D::STEP);
-        for (int c = 0; c < nc; c++) {
-            const typename D::V xv = D::spread(x + c * ldx + i);
-            for (int v = 0; v < nv; v++) acc[c][v] = D::dot(acc[c][v], wv[v], xv);
-        }
-        w += nv * W * D::STEP;
-    } while ((i += D::STEP) < k);
+        typename D::V wv[TURN / D::STEP][nv];
+        D::template weights<nv>(w, wv);
+        for (int u = 0; u < TURN / D::STEP; u++)
+            for (int c = 0; c < nc; c++) {
+                const typename D::V xv = D::spread(x + c * ldx + i + u * D::STEP);
+                for (int v = 0; v < nv; v++) acc[c][v] = D::dot(acc[c][v], wv[u][v], xv);
+            }
+        w += nv * W * TURN;
+    } while ((i += TURN) < k);
     for (int c = 0; c < nc; c++)
-        for (int v = 0; v < nv; v++) store(y + c * ldy + v * W, acc[c][v]);
+        for (int v = 0; v < nv; v++) store(y + c * ldy + v * W, D::leave(acc[c][v], units.unit + v * W));
 }
 
 // One column and `np` panels at once: enough independent sums to hide the latency of an addition. The hardware fetches
 // ahead better than instructions would (measured: 10-20 % in small nets).
 template <class T, int nv, int np>
 static void kernel1(const T* w, long panel, const typename Kind<T>::Act* x, const typename Kind<T>::Acc* from,
-                    typename Kind<T>::Acc* y, long ldy, int k) {
+                    typename Kind<T>::Acc* y, long ldy, int k, const Units units, long ld_units) {
     using D = Kind<T>;
+    constexpr int TURN = D::template TURN<nv>;
     typename D::V acc[np][nv];
     for (int p = 0; p < np; p++)
-        for (int v = 0; v < nv; v++) acc[p][v] = load(from + p * ldy + v * W);
+        for (int v = 0; v < nv; v++) acc[p][v] = D::enter(load(from + p * ldy + v * W), units.grids + p * ld_units + v * W);
     int i = 0;
     do {
-        const typename D::V xv = D::spread(x + i);
-        for (int p = 0; p < np; p++)
-            for (int v = 0; v < nv; v++) acc[p][v] = D::dot(acc[p][v], D::weights(w + p * panel + v * W * D::STEP), xv);
-        w += nv * W * D::STEP;
-    } while ((i += D::STEP) < k);
+        for (int p = 0; p < np; p++) {
+            typename D::V wv[TURN / D::STEP][nv];
+            D::template weights<nv>(w + p * panel, wv);
+            for (int u = 0; u < TURN / D::STEP; u++) {
+                const typename D::V xv = D::spread(x + i + u * D::STEP);
+                for (int v = 0; v < nv; v++) acc[p][v] = D::dot(acc[p][v], wv[u][v], xv);
+            }
+        }
+        w += nv * W * TURN;
+    } while ((i += TURN) < k);
     for (int p = 0; p < np; p++)
-        for (int v = 0; v < nv; v++) store(y + p * ldy + v * W, acc[p][v]);
+        for (int v = 0; v < nv; v++) store(y + p * ldy + v * W, D::leave(acc[p][v], units.unit + p * ld_units + v * W));
 }
 
 template <class T> struct Matrix {
     const T* data = nullptr;
     int rows = 0, cols = 0;          // padded
-    const float* scale = nullptr;    // int8: value of one unit of the sum, per row
+    const float* scale = nullptr;    // int8, 24 bits: value of one unit of the sum, per row
+    const float* grids = nullptr;    // 24 bits: units in 1, per row
     const int32_t* start = nullptr;  // int8: where a sum starts, so that OFFSET cancels
+
+    Units units(long row = 0) const { return sizeof(T) == 3 ? Units{scale + row, grids + row} : Units{}; }
 };
 
 template <class T>
 using Kernel = void (*)(const T*, const typename Kind<T>::Act*, long, const typename Kind<T>::Acc*, long, typename Kind<T>::Acc*,
-                        long, int, const char*, long);
+                        long, int, const Units, const char*, long);
 
 template <class T, int nv> static Kernel<T> pick_columns(int nc) {
     static const Kernel<T> table[NC] = {kernel<T, nv, 1>, kernel<T, nv, 2>, kernel<T, nv, 3>,
@@ -126,15 +171,18 @@ static void multiply(const Matrix<T>& m, const typename Kind<T>::Act* x, long ld
         constexpr int np = 8 / NV;
         const long panel = long(P) * m.cols;
         for (; row + np * P <= m.rows; row += np * P)
-            kernel1<T, NV, np>(m.data + long(row) * m.cols, panel, x, from + row, y + row, P, m.cols);
-        for (; row + P <= m.rows; row += P) kernel1<T, NV, 1>(m.data + long(row) * m.cols, 0, x, from + row, y + row, P, m.cols);
-        for (; row < m.rows; row += W) kernel1<T, 1, 1>(m.data + long(row) * m.cols, 0, x, from + row, y + row, W, m.cols);
+            kernel1<T, NV, np>(m.data + long(row) * m.cols, panel, x, from + row, y + row, P, m.cols, m.units(row), P);
+        for (; row + P <= m.rows; row += P)
+            kernel1<T, NV, 1>(m.data + long(row) * m.cols, 0, x, from + row, y + row, P, m.cols, m.units(row), 0);
+        for (; row < m.rows; row += W)
+            kernel1<T, 1, 1>(m.data + long(row) * m.cols, 0, x, from + row, y + row, W, m.cols, m.units(row), 0);
         return;
     }
-    constexpr int BLOCK = Kind<T>::BLOCK, STEP = Kind<T>::STEP;
+    constexpr int BLOCK = Kind<T>::BLOCK;
     const int groups = (n + NC - 1) / NC;
     while (row < m.rows) {
         const int nv = m.rows - row >= P ? NV : 1;  // a last panel that is not full is made of single vectors
+        const int turn = nv == 1 ? Kind<T>::template TURN<1> : Kind<T>::template TURN<NV>;
         for (int k = 0; k < m.cols; k += BLOCK) {
             const int kn = m.cols - k < BLOCK ? m.cols - k : BLOCK;
             const T* block = m.data + long(row) * m.cols + long(k) * nv * W;
@@ -145,7 +193,7 @@ static void multiply(const Matrix<T>& m, const typename Kind<T>::Act* x, long ld
             for (int g = 0; g < groups; g++) {
                 const int c = long(n) * g / groups, c_end = long(n) * (g + 1) / groups;
                 pick<T>(nv, c_end - c)(block, x + c * ldx + k, ldx, sums + c * ld_sums + row, ld_sums, y + c * ldy + row, ldy, kn,
-                                       next + bytes * g / groups, bytes / groups * STEP / kn);
+                                       m.units(row), next + bytes * g / groups, bytes / groups * turn / kn);
             }
         }
         row += nv * W;
@@ -162,6 +210,29 @@ template <class T> static void pack(Arena& arena, Matrix<T>& m, const T* dense, 
         for (int k = 0; k < cols; k += STEP)
             for (int r = 0; r < height; r++)
                 for (int j = 0; j < STEP; j++) *out++ = dense[long(row + r) * cols + k + j];
+        row += height;
+    }
+}
+
+static void pack(Arena& arena, Matrix<Fixed24>& m, const float* dense, int rows, int cols) {
+    float *unit = arena.take<float>(2 * rows), *grids = unit + rows;
+    int32_t* out = reinterpret_cast<int32_t*>(arena.take<Fixed24>(long(rows) * cols));
+    m.data = reinterpret_cast<Fixed24*>(out); m.rows = rows; m.cols = cols; m.scale = unit; m.grids = grids;
+    for (int row = 0; row < rows;) {
+        const int height = rows - row >= P ? P : W, quad = 4 * W / height;  // columns that four vectors hold
+        for (int r = row; r < row + height; r++) {
+            grids[r] = 256 * grid_of(dense + long(r) * cols, cols);
+            unit[r] = 1 / grids[r];
+        }
+        for (int k = 0; k < cols; k += quad, out += 3 * W)
+            for (int lane = 0; lane < W; lane++) {
+                uint32_t bits[4];
+                for (int i = 0; i < 4; i++) {  // vector i of the four
+                    const int r = row + i % (height / W) * W + lane;
+                    bits[i] = uint32_t(int32_t(dense[long(r) * cols + k + i / (height / W)] * grids[r]));
+                }
+                for (int i = 0; i < 3; i++) out[i * W + lane] = int32_t(bits[i] | (bits[3] >> (24 - 8 * i) & 255));
+            }
         row += height;
     }
 }
@@ -203,7 +274,7 @@ S2S_INLINE void store_quantised(uint8_t* p, vf x, float per_unit) {
 // ---- the net, packed for this instruction set ----------------------------------------------------------------------
 
 template <class T> struct Layer {
-    int dilation, ahead;  // samples of this layer whose past taps are known at once
+    int dilation;
     Matrix<T> current, out, skip, columns;
     Matrix<T>* past;       // [kernel - 1], nearest tap first
     Matrix<float> table;   // conditioning per frame
@@ -236,10 +307,13 @@ template <class T> struct PackedNet : Net {
         return out;
     }
 
-    // float: pack as it is. int8: fold the activation scales into the columns, then one weight scale per row over all
-    // `count` matrices, because they add into one sum.
-    void pack_rows(Matrix<float>** m, float** dense, const float*, const int* cols, int rows, int count) {
-        for (int i = 0; i < count; i++) pack<float>(i ? seldom : arena, *m[i], dense[i], rows, cols[i]);
+    // float, 24 bits: the same rounded weights. int8: fold the activation scales into the columns, then one weight scale
+    // per row over all `count` matrices, because they add into one sum.
+    template <class F> void pack_rows(Matrix<F>** m, float** dense, const float*, const int* cols, int rows, int count) {
+        for (int i = 0; i < count; i++) {
+            for (int r = 0; r < rows; r++) round_to_grid(dense[i] + long(r) * cols[i], cols[i]);
+            pack(i ? seldom : arena, *m[i], dense[i], rows, cols[i]);
+        }
     }
     void pack_rows(Matrix<int8_t>** m, float** dense, const float* act_scale, const int* cols, int rows, int count) {
         float* scale = arena.take<float>(rows);
@@ -293,7 +367,6 @@ template <class T> struct PackedNet : Net {
             a.x_per_unit = 1.0f / x_scale;
             a.z_per_unit = 1.0f / z_scale;
             a.dilation = s.dilation[l];
-            a.ahead = gcd(a.dilation, s.ahead);
             a.past = arena.take<Matrix<T>>(s.kernel - 1);
             const float* conv = *arrays++;  // (G, R, kernel); the last tap is the current sample
             const float* cond = *arrays++;  // (G, C)
@@ -350,8 +423,9 @@ template <class T> struct Half : Worker {
     Buffer<int64_t> length;  // falling: stream b sings until length[b]
     int64_t t = 0;
     Arena arena;
+    int* period;    // per layer [kernel]: samples for which each past tap, and last the conditioning, is done at once
     Act** ring;     // per layer [slot][B][R]: inputs of the last (kernel - 1) * dilation samples (kernel 1: of this one)
-    Acc** before;   // per layer [ahead][B][G]: what is known of the coming samples' gates
+    Acc** before;   // per layer [span][B][G]: what is known of the coming samples' gates
     float** table;  // per layer [B][G]: bias and conditioning of the current frame
     float *x, *skip, *hidden, *logits, *cond_frame, *input;
     Act *z, *cond_columns;
@@ -360,6 +434,7 @@ template <class T> struct Half : Worker {
     Half(const PackedNet<T>& n, int streams, const int64_t* lengths) : net(n), B(streams), length(streams) {
         const Shape& s = net.s;
         for (int b = 0; b < B; b++) length.data[b] = lengths[b];
+        period = arena.take<int>(s.layers * s.kernel);
         ring = arena.take<Act*>(s.layers);
         before = arena.take<Acc*>(s.layers);
         table = arena.take<float*>(s.layers);
@@ -367,7 +442,8 @@ template <class T> struct Half : Worker {
             const long n_ring = long(slots(l)) * B * net.R;
             ring[l] = arena.take<Act>(n_ring);
             if (quantised) memset(ring[l], OFFSET, n_ring);
-            before[l] = arena.take<Acc>(long(net.layer[l].ahead) * B * net.G);
+            set_periods(l);
+            before[l] = arena.take<Acc>(long(span(l)) * B * net.G);
             table[l] = s.hop > 1 ? arena.take<float>(long(B) * net.G) : nullptr;
         }
         x = arena.take<float>(long(B) * net.R);
@@ -387,6 +463,21 @@ template <class T> struct Half : Worker {
         const int n = (net.s.kernel - 1) * net.layer[l].dilation;
         return n > 0 ? n : 1;
     }
+    // One stream: each tap is done for as many samples as it is known for, because that reads its weights less often.
+    // Many streams: all taps for the samples that the nearest is known for, so that sums stay in the cache between them.
+    // A tap at distance i * d is known for i * d samples; its columns must be neighbours in the ring, and what it adds to
+    // must be there.
+    void set_periods(int l) {
+        const Shape& s = net.s;
+        const int d = net.layer[l].dilation, past = s.kernel - 1;
+        int* p = period + l * s.kernel;
+        p[past] = B == 1 || past == 0 ? s.ahead : gcd(d, s.ahead);
+        int before_it = p[past];
+        for (int i = past - 1; i >= 0; i--) before_it = p[i] = gcd(before_it, B == 1 ? d * gcd(i + 1, past) : d);
+    }
+    bool columns() const { return net.s.hop == 1 && net.s.cond > 0; }
+    int span(int l) const { return period[l * net.s.kernel + net.s.kernel - (columns() ? 1 : 2)]; }
+
     Act* slot(int l, int64_t time) const { return ring[l] + (time % slots(l)) * B * net.R; }
 
     // Columns are contiguous over [slot][stream] while all streams sing; afterwards each slot is its own call.
@@ -432,25 +523,27 @@ template <class T> struct Half : Worker {
             multiply<float>(net.layer[l].table, cond_frame, net.C, net.layer[l].bias, 0, table[l], net.G, active);
     }
 
-    // The taps of the past and the conditioning columns of the coming `ahead` samples of layer l: all known at t.
+    // The taps of the past and the conditioning columns of coming samples of layer l, as far as they are due at t.
     void fill(int l, int active) {
         const Layer<T>& a = net.layer[l];
         const Shape& s = net.s;
+        Acc* to = before[l] + (t % span(l)) * B * net.G;
         const Acc* from;  // where a sum starts
         long ld_from = 0;
         if constexpr (quantised) {
             from = a.current.start;
         } else {
             from = s.hop > 1 ? table[l] : a.bias;
-            ld_from = s.hop > 1 ? net.G : 0;
+            ld_from = s.hop > 1 && B > 1 ? net.G : 0;
         }
-        const auto add = [&](const Matrix<T>& m, const Act* in, long ld_in) {
-            multiply_slots(m, in, ld_in, from, ld_from, before[l], a.ahead, active);
-            from = before[l];
+        const auto add = [&](int i, const Matrix<T>& m, const Act* in, long ld_in) {
+            const int count = period[l * s.kernel + i];
+            if (t % count == 0) multiply_slots(m, in, ld_in, from, ld_from, to, count, active);
+            from = to;
             ld_from = net.G;
         };
-        if (s.hop == 1 && s.cond > 0) add(a.columns, cond_columns + (t % s.ahead) * B * net.C, net.C);
-        for (int i = s.kernel - 2; i >= 0; i--) add(a.past[i], slot(l, t + slots(l) - int64_t(i + 1) * a.dilation), net.R);
+        if (columns()) add(s.kernel - 1, a.columns, cond_columns + (t % s.ahead) * B * net.C, net.C);
+        for (int i = s.kernel - 2; i >= 0; i--) add(i, a.past[i], slot(l, t + slots(l) - int64_t(i + 1) * a.dilation), net.R);
     }
 
     void gates(int l, const Acc* sum, int active, float* seen) {
@@ -481,7 +574,7 @@ template <class T> struct Half : Worker {
         const Shape& s = net.s;
         load_conditioning(c, active);
         for (int l = 0; l < s.layers; l++)  // before any layer writes the slot that its oldest tap reads
-            if (t % net.layer[l].ahead == 0) fill(l, active);
+            fill(l, active);
 
         for (int b = 0; b < active; b++) {
             memcpy(skip + long(b) * net.S, net.skip_bias, net.S * sizeof(float));
@@ -504,7 +597,7 @@ template <class T> struct Half : Worker {
             if constexpr (!quantised)
                 if (seen)
                     for (int b = 0; b < active; b++) note(seen + l, in + long(b) * net.R, net.R);
-            Acc* sum = before[l] + (t % a.ahead) * B * net.G;
+            Acc* sum = before[l] + (t % span(l)) * B * net.G;
             multiply<T>(a.current, in, net.R, sum, net.G, sum, net.G, active);
             gates(l, sum, active, seen ? seen + s.layers + l : nullptr);
             if (l + 1 < s.layers) residual(l, in, active);  // nobody reads what leaves the last layer
@@ -549,7 +642,8 @@ template <class T> struct Half : Worker {
             for (int b = 0; b < active; b++)
                 for (int i = 0; i < R; i += W) store(to + long(b) * R + i, load(in + long(b) * R + i) * gain + load(bias + i));
             if (together(active))
-                kernel1<T, NV, 2>(a.out.data, a.skip.data - a.out.data, z, to, to, skip - to, net.H);
+                kernel1<T, NV, 2>(a.out.data, a.skip.data - a.out.data, z, to, to, skip - to, net.H, a.out.units(),
+                                  a.skip.scale - a.out.scale);
             else
                 multiply<T>(a.out, z, net.H, to, R, to, R, active);
         }
@@ -593,6 +687,7 @@ template <class T> Worker* PackedNet<T>::worker(int streams, const int64_t* leng
 
 static Net* make(const Shape& shape, const float* const* arrays, const float* act_scale) {
     if (act_scale) return new PackedNet<int8_t>(shape, arrays, act_scale);
+    if (shape.packed) return new PackedNet<Fixed24>(shape, arrays, nullptr);
     return new PackedNet<float>(shape, arrays, nullptr);
 }
 
@@ -652,7 +747,7 @@ static int64_t churn_ops(int quantised, long rounds) { return quantised ? churn<
 
 namespace {
 
-constexpr int ABI = 1;
+constexpr int ABI = 2;
 
 // Zeroed memory on 64-byte lines, in huge pages where the system has them: weights are read from end to end each step.
 void* zeroed(size_t bytes) {
@@ -697,6 +792,22 @@ struct Arena {
     template <class T> T* take(size_t n) { return reinterpret_cast<T*>(bytes(n * sizeof(T))); }
 };
 
+struct Fixed24 { uint8_t bytes[3]; };  // of four of them that lie together, see Kind<Fixed24>
+
+// Steps of the finest grid of 24-bit integers, of a power of two, that reaches a row's largest weight.
+float grid_of(const float* row, int n) {
+    float most = 0;
+    for (int i = 0; i < n; i++) most = std::fmax(most, std::fabs(row[i]));
+    int exponent = 0;
+    std::frexp(most, &exponent);
+    return std::ldexp(1.0f, 23 - (exponent > -80 ? exponent : -80));
+}
+// What 32 bits round away of a sum is as much as this takes from its weights: at most 2^-24 of the row's largest.
+void round_to_grid(float* row, int n) {
+    const float grid = grid_of(row, n);
+    for (int i = 0; i < n; i++) row[i] = std::fmin(std::rint(row[i] * grid), 8388607.0f) / grid;
+}
+
 int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
 int pad(int n) { return (n + 15) / 16 * 16; }
 
@@ -707,6 +818,7 @@ struct Shape {
     int inputs;     // 1: the sample itself; else: number of classes
     int mixtures;   // logistics in the output; 0: categorical
     int noise;      // numbers of noise a sample
+    int packed;     // 24 bits a weight: for what is bound by memory
     float residual_scale, log_scale_min, start;
     const int32_t* dilation;
 };
@@ -849,15 +961,15 @@ S2S_API int s2s_wavenet_abi() { return ABI; }
 
 S2S_API int s2s_wavenet_available(int isa) { return available(isa); }
 
-// ints: layers, residual, half, skip, out, cond, kernel, hop, ahead, inputs, mixtures, noise, then a dilation a layer.
+// ints: layers, residual, half, skip, out, cond, kernel, hop, ahead, inputs, mixtures, noise, packed, then a dilation a layer.
 // floats: residual_scale, log_scale_min, start. arrays: see PackedNet. act_scale: null for fp32. Null when out of memory.
 S2S_API void* s2s_wavenet_net(int isa, const int32_t* ints, const float* floats, const float* const* arrays, const float* act_scale) {
     if (!available(isa)) return nullptr;
     try {
         Handle* h = new Handle;
-        h->dilation.assign(ints + 12, ints + 12 + ints[0]);
+        h->dilation.assign(ints + 13, ints + 13 + ints[0]);
         h->shape = Shape{ints[0], ints[1], ints[2], ints[3], ints[4], ints[5], ints[6], ints[7], ints[8], ints[9], ints[10], ints[11],
-                         floats[0], floats[1], floats[2], h->dilation.data()};
+                         ints[12], floats[0], floats[1], floats[2], h->dilation.data()};
 #if defined(__x86_64__)
         if (isa == AVX512) h->net = avx512::make(h->shape, arrays, act_scale);
         else if (isa == AVX2) h->net = avx2::make(h->shape, arrays, act_scale);
