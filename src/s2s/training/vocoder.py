@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,12 +35,14 @@ from s2s.training.checkpoint import Ema, load_checkpoint, save_checkpoint
 from s2s.wavenet_vocoder.parallel import ParallelWaveNet, ParallelWaveNetConfig
 
 log = logging.getLogger(__name__)
+Config = TypeVar("Config", bound="SoundTrainConfig")
 
 
-class VocoderTrainConfig(BaseModel):
+class SoundTrainConfig(BaseModel):
+    """What the runs of both vocoders share: batches, rates, checkpoints."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: ParallelWaveNetConfig = ParallelWaveNetConfig()
     seed: int = 0
     steps: int = Field(6000, gt=0)
     batch: int = 8
@@ -48,9 +51,17 @@ class VocoderTrainConfig(BaseModel):
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     final_rate_share: float = Field(0.05, description="share of the learning rate left at the last step (cosine)")
-    betas: tuple[float, float] = (0.8, 0.99)
     gradient_clip: float = 5.0
     ema_decay: float = 0.998
+    checkpoint_every_s: float = 120.0
+    validate_every: int = Field(250, description="steps")
+    validation_clips: int = 32
+    recorded_dir: Path | None = Field(None, description="recorded sounds (s2s.synth.banks); None: synthesis alone")
+
+
+class VocoderTrainConfig(SoundTrainConfig):
+    model: ParallelWaveNetConfig = ParallelWaveNetConfig()
+    betas: tuple[float, float] = (0.8, 0.99)
     corrections: int = Field(2, description="rounds of the mel correction in training")
     mel_weight: float = Field(0.05, description="per dB")
     attack_weight: float = Field(0.05, description="per neper of the short-time level")
@@ -58,16 +69,12 @@ class VocoderTrainConfig(BaseModel):
     adversarial_weight: float = 0.1
     feature_weight: float = 0.2
     discriminator_channels: int = 16
-    checkpoint_every_s: float = 120.0
-    validate_every: int = Field(250, description="steps")
-    validation_clips: int = 32
-    recorded_dir: Path | None = Field(None, description="recorded sounds (s2s.synth.banks); None: synthesis alone")
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
-def training_batch(config: VocoderTrainConfig, bank: SoundBank, step: int) -> np.ndarray:
+def training_batch(config: SoundTrainConfig, bank: SoundBank, step: int) -> np.ndarray:
     """float32 (batch, segment_frames * hop): random mixtures, a function of (config.seed, step) and the bank alone."""
     rng = np.random.default_rng([config.seed, step])
     n = MelSpec().n_samples(config.segment_frames)
@@ -140,7 +147,7 @@ def _noise_bands(n: int, rng: np.random.Generator, rate: int) -> np.ndarray:
     return x * envelope
 
 
-def validation_set(config: VocoderTrainConfig, split: Split = "test") -> np.ndarray:
+def validation_set(config: SoundTrainConfig, split: Split = "test") -> np.ndarray:
     """float32 (clips, 128 frames * hop): mixtures of held-out instances, always the same ones."""
     bank = SoundBank(split, config.recorded_dir)
     rng = np.random.default_rng(20_261_122)
@@ -232,7 +239,7 @@ class SpectrogramDiscriminator(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def learning_rate(config: VocoderTrainConfig, step: int) -> float:
+def learning_rate(config: SoundTrainConfig, step: int) -> float:
     warm = min(1.0, (step + 1) / config.warmup_steps)
     share = 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
     return config.learning_rate * warm * (config.final_rate_share + (1 - config.final_rate_share) * share)
@@ -275,7 +282,7 @@ class VocoderTrainer:
                 for f, r in zip(fs[:-1], rs[:-1], strict=True)) / len(fake)
             loss = loss + config.adversarial_weight * scalars["adversarial"]
             loss = loss + config.feature_weight * scalars["features"]
-        _update(self.optimizer, self.model, loss, rate, config.gradient_clip)
+        update(self.optimizer, self.model, loss, rate, config.gradient_clip)
         self.step += 1
         self.ema.update(self.model, self.step)
         return {"loss": loss.item(), "rate": rate, **{k: v.item() for k, v in scalars.items()}}
@@ -284,7 +291,7 @@ class VocoderTrainer:
         real, fake = self.discriminator(true), self.discriminator(made)
         pairs = zip(real, fake, strict=True)
         loss = sum((r[-1] - 1).square().mean() + f[-1].square().mean() for r, f in pairs) / len(real)
-        _update(self.optimizer_d, self.discriminator, loss, 0.5 * rate, self.config.gradient_clip)
+        update(self.optimizer_d, self.discriminator, loss, 0.5 * rate, self.config.gradient_clip)
         return loss.detach()
 
     @torch.no_grad()
@@ -325,7 +332,8 @@ class VocoderTrainer:
         self.ema.weights = state["ema"]
 
 
-def _update(optimizer: torch.optim.Optimizer, model: nn.Module, loss: Tensor, rate: float, clip: float) -> None:
+def update(optimizer: torch.optim.Optimizer, model: nn.Module, loss: Tensor, rate: float, clip: float) -> None:
+    """One step down, by gradients of bounded length."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -338,13 +346,40 @@ def train_vocoder(config: VocoderTrainConfig, run_dir: Path, resume: bool = True
                   device: str = "cpu", progress: bool = False) -> dict[str, float]:
     """Train until `config.steps` (or for `minutes` of this call); returns the last validation scores.
 
-    In `run_dir`: checkpoint.pt (resumable), best.safetensors + best.json (averaged weights with the lowest validation
-    score, and their ParallelWaveNetConfig), last.safetensors, copies.png, and TensorBoard scalars where it can be had.
+    `run_dir`: see `train_in`; the JSON files are ParallelWaveNetConfigs.
     """
-    run_dir = Path(run_dir)
+    return train_in(Path(run_dir), VocoderTrainer(config, device), resume, minutes=minutes, progress=progress)
+
+
+class Trainer(Protocol):
+    """What `train_in` needs of a run."""
+
+    config: SoundTrainConfig
+    device: torch.device
+    step: int
+    best: float
+
+    def step_once(self) -> dict[str, float]: ...
+
+    def validate(self, clips: np.ndarray) -> tuple[dict[str, float], np.ndarray]: ...
+
+    def averaged_model(self) -> nn.Module: ...
+
+    def state(self) -> dict: ...
+
+    def restore(self, state: dict) -> None: ...
+
+
+def train_in(run_dir: Path, trainer: Trainer, resume: bool = True, *, minutes: float | None = None,
+             progress: bool = False) -> dict[str, float]:
+    """Train until the last step (or for `minutes` of this call); returns the last validation scores.
+
+    In `run_dir`: checkpoint.pt (resumable), best.safetensors + best.json (averaged weights with the lowest validation
+    score, and their sizes), last.safetensors, copies.png, and TensorBoard scalars where it can be had.
+    """
+    config = trainer.config
     run_dir.mkdir(parents=True, exist_ok=True)
-    trainer = VocoderTrainer(config, device)
-    if resume and (state := load_checkpoint(run_dir / "checkpoint.pt", device)) is not None:
+    if resume and (state := load_checkpoint(run_dir / "checkpoint.pt", str(trainer.device))) is not None:
         trainer.restore(state)
         log.info("resumed at step %d", trainer.step)
     writer = _summary_writer(run_dir)
@@ -366,7 +401,8 @@ def train_vocoder(config: VocoderTrainConfig, run_dir: Path, resume: bool = True
             if scores["total"] < trainer.best:
                 trainer.best = scores["total"]
                 save_weights(trainer.averaged_model(), run_dir / "best")
-            draw_copies(clips[:6], copies[:6], run_dir / "copies.png")
+            if len(copies):
+                draw_copies(clips[: len(copies)][:6], copies[:6], run_dir / "copies.png")
         if time.monotonic() - saved > config.checkpoint_every_s or done:
             save_checkpoint(run_dir / "checkpoint.pt", trainer.state())
             saved = time.monotonic()
@@ -376,7 +412,7 @@ def train_vocoder(config: VocoderTrainConfig, run_dir: Path, resume: bool = True
     return scores
 
 
-def save_weights(model: ParallelWaveNet, stem: Path) -> None:
+def save_weights(model: nn.Module, stem: Path) -> None:
     """`stem`.safetensors and `stem`.json, each replaced in one move."""
     partial = stem.with_suffix(".partial")
     save_file(model.state_dict(), partial)
@@ -389,16 +425,18 @@ def draw_copies(clips: np.ndarray, copies: np.ndarray, path: Path) -> None:
     """Log spectrograms as a picture: each held-out clip above its copy."""
     from PIL import Image
 
-    rows = []
+    pairs = []
     for pair in zip(clips, copies, strict=True):
+        rows = []
         for x in pair:
             spectrum = torch.stft(torch.from_numpy(x), 512, 128, 512, torch.hann_window(512), return_complex=True).abs()
             level = (20 * torch.log10(spectrum + 1e-4) + 60) / 100
             rows.append(np.flipud((level.clamp(0, 1) * 255).numpy().astype(np.uint8)))
             rows.append(np.full((3, rows[0].shape[1]), 128, np.uint8))
-        rows.append(np.full((6, rows[0].shape[1]), 255, np.uint8))
-    half = len(rows) // 2
-    Image.fromarray(np.concatenate([np.concatenate(rows[:half]), np.concatenate(rows[half:])], axis=1)).save(path)
+        pairs.append(np.concatenate([*rows, np.full((6, rows[0].shape[1]), 255, np.uint8)]))
+    half = len(pairs) // 2
+    columns = [pairs[:half], pairs[half:]] if len(pairs) % 2 == 0 else [pairs]
+    Image.fromarray(np.concatenate([np.concatenate(column) for column in columns], axis=1)).save(path)
 
 
 def _brief(scalars: dict[str, float]) -> str:
@@ -419,7 +457,7 @@ def _summary_writer(run_dir: Path):
     return SummaryWriter(str(run_dir))
 
 
-def _with_bar(trainer: VocoderTrainer, steps: int, progress: bool) -> Iterator[int]:
+def _with_bar(trainer: Trainer, steps: int, progress: bool) -> Iterator[int]:
     from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 
     with Progress(*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TimeRemainingColumn(),
@@ -430,21 +468,30 @@ def _with_bar(trainer: VocoderTrainer, steps: int, progress: bool) -> Iterator[i
             bar.update(task, completed=trainer.step)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_of_runs(description: str, config_class: type[SoundTrainConfig]) -> argparse.ArgumentParser:
+    """The arguments that both vocoders' runs take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="stop after so long; a later call goes on")
-    parser.add_argument("--config", type=Path, help="JSON of VocoderTrainConfig")
+    parser.add_argument("--config", type=Path, help=f"JSON of {config_class.__name__}")
     parser.add_argument("--recorded-dir", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--restart", action="store_true", help="ignore the checkpoint")
-    args = parser.parse_args()
+    return parser
+
+
+def config_of_run(args: argparse.Namespace, default: Config) -> Config:
+    """Also sets up the log and torch's threads."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    config = VocoderTrainConfig.model_validate_json(args.config.read_text()) if args.config else VocoderTrainConfig()
-    if args.recorded_dir:
-        config = config.model_copy(update={"recorded_dir": args.recorded_dir})
+    config = type(default).model_validate_json(args.config.read_text()) if args.config else default
+    return config.model_copy(update={"recorded_dir": args.recorded_dir}) if args.recorded_dir else config
+
+
+def main() -> None:
+    args = command_of_runs(__doc__, VocoderTrainConfig).parse_args()
+    config = config_of_run(args, VocoderTrainConfig())
     train_vocoder(config, args.run_dir, not args.restart, minutes=args.minutes, device=args.device, progress=True)
 
 
