@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Row:
     case: Case
     wall_s: float
     cpu_s: float
-    peak_mb: float  # of the process and its children together, resident, by looks 20 times a second
+    peak_mb: float  # of the process and its children together, see `memory_mb`, by looks 20 times a second
     stage_seconds: dict[str, float]  # wall; empty for the cold rows' start and imports
 
     @property
@@ -129,15 +130,17 @@ def _rounded(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def _run(command: list[str]) -> tuple[dict, float, float]:
-    """A command's JSON on standard output, the peak of resident memory in MB and CPU seconds, with its children's."""
-    peak = 0.0
+    """A command's JSON on standard output, the peak of its memory in MB and CPU seconds, with its children's."""
+    peak = resident = 0.0
     ended = threading.Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=process_environment()) as process:
 
         def look() -> None:
-            nonlocal peak
+            nonlocal peak, resident
             while not ended.wait(0.05):
-                peak = max(peak, _resident_mb(process.pid))
+                now = _resident_mb(process.pid)  # an upper bound, and cheap: only a new high is looked at closely
+                if now > 1.01 * resident:
+                    peak, resident = max(peak, memory_mb(process.pid)), now
 
         watcher = threading.Thread(target=look)
         watcher.start()
@@ -151,15 +154,34 @@ def _run(command: list[str]) -> tuple[dict, float, float]:
     return json.loads(text), peak, used.ru_utime + used.ru_stime
 
 
-def _resident_mb(pid: int) -> float:
-    """Of a process and what it started. Pages that two share (libraries) count in both: an upper bound."""
-    total = 0
+def _tree(pid: int) -> list[psutil.Process]:
+    """A process and everything that it started, the decoder among them."""
     try:
-        for process in (main := psutil.Process(pid), *main.children(recursive=True)):
-            total += process.memory_info().rss
+        main = psutil.Process(pid)
+        return [main, *main.children(recursive=True)]
     except psutil.NoSuchProcess:
-        pass  # ended between the two looks
+        return []
+
+
+def _resident_mb(pid: int) -> float:
+    total = 0
+    for process in _tree(pid):
+        with suppress(psutil.NoSuchProcess):  # ended between the two looks
+            total += process.memory_info().rss
     return total / 2**20
+
+
+def memory_mb(pid: int) -> float:
+    """What a process and its children hold: their own pages, and the resident part of each file that they map
+    (libraries above all) once, whoever else maps it too. Resident sizes would count what two of them share twice;
+    proportional ones would depend on what else the machine runs."""
+    own, files = 0, {}
+    for process in _tree(pid):
+        with suppress(psutil.NoSuchProcess):
+            for part in process.memory_maps():
+                own += part.anonymous
+                files[part.path] = max(files.get(part.path, 0), part.rss - part.anonymous)
+    return (own + sum(files.values())) / 2**20
 
 
 def table(rows: list[Row]) -> str:

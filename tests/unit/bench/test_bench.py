@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,32 @@ def test_longer_clips_are_compared_with_the_short_one():
 def test_a_clip_that_fails_fails_the_bench(tmp_path: Path):
     with pytest.raises(subprocess.CalledProcessError):
         pipeline.measure(tmp_path, [Case("360p", 1)], tmp_path / "no-bundle")
+
+
+HOLDER = """
+import mmap, subprocess, sys
+size, path, depth = 40 << 20, sys.argv[1], int(sys.argv[2])
+with open(path, "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+sum(mapped[at] for at in range(0, size, 4096))
+own = b"x" * size
+if depth:
+    subprocess.run([sys.executable, *sys.orig_argv[1:-1], str(depth - 1)])
+else:
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_memory_counts_every_process_of_the_tree_and_what_they_share_once(tmp_path: Path):
+    """Two processes with 40 MB each of their own, and 40 MB of a file that both map."""
+    (tmp_path / "file").write_bytes(bytes(40 << 20))
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "file"), "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        held = pipeline.memory_mb(process.pid)
+        process.stdin.close()
+    assert 120 < held < 155  # and two small interpreters
 
 
 @pytest.mark.skipif(not available_isas(), reason="the engine is not built here (install g++)")
