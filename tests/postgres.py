@@ -64,9 +64,10 @@ class Postgres:
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
             )
+        ready = [str(binaries() / "pg_isready"), "-U", "s2s", "-t", "5"]  # it listens before it takes anybody
         deadline_s = time.monotonic() + 120
         while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            if subprocess.run([*ready, "-h", "127.0.0.1", "-p", str(self.port)], capture_output=True).returncode == 0:
                 return
             assert self._process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline_s, "PostgreSQL did not start"

@@ -135,6 +135,7 @@ def _now_sqlite(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
 
 
 NOW = DatabaseNow()
+AWAY = ("53", "57")  # classes of PostgreSQL's codes: no room, too many connections; starting up, shutting down
 CHANNEL, LISTEN_AGAIN_S = "s2s", 1.0
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :key)")
 
@@ -176,7 +177,7 @@ def _translated() -> Iterator[None]:
     except (OperationalError, InterfaceError, OSError, asyncpg.PostgresError) as exc:
         raise DatabaseAway("The database does not answer.", hint="Try again in a while.") from exc
     except DBAPIError as exc:
-        if not exc.connection_invalidated:
+        if not exc.connection_invalidated and (getattr(exc.orig, "sqlstate", None) or "")[:2] not in AWAY:
             raise
         raise DatabaseAway("The connection to the database broke.", hint="Try again in a while.") from exc
 

@@ -107,7 +107,7 @@ class JobWorker:
                 await self._store.progress(job, progress)
 
         log.info("job %s: attempt %d", job.id, job.attempt)
-        started_s, name = time.monotonic(), result_name(job.attempt)
+        started_s, name, outcome = time.monotonic(), result_name(job.attempt), "no longer ours"
         kept: bool | None = False  # None: nobody knows yet
         try:
             with self._blobs.scratch() as folder:
@@ -122,7 +122,7 @@ class JobWorker:
                 await self._blobs.put(job.id, name, folder / "out")
             kept = None
             kept = await self._succeed(job, result)
-            outcome = State.SUCCEEDED if kept else "no longer ours"
+            outcome = State.SUCCEEDED if kept else outcome
         except InputError as exc:
             outcome = exc.code
             await self._store.fail(job, Problem.from_error(exc, job.id))
@@ -130,8 +130,7 @@ class JobWorker:
             outcome = State.CANCELED
             await self._store.canceled(job)
         except (UpstreamBusy, UpstreamUnavailable) as exc:
-            self.model_server = "busy" if isinstance(exc, UpstreamBusy) else "unavailable"
-            self._metrics.attempts.labels(self.model_server).inc()
+            outcome = self.model_server = "busy" if isinstance(exc, UpstreamBusy) else "unavailable"
             await self._store.release(job, 0.0, counts=False)
             return False
         except (UpstreamError, ProcessingError) as exc:
@@ -142,9 +141,9 @@ class JobWorker:
             outcome = "storage"
             await self._again(job, ProcessingError(f"The result could not be kept: {exc}"))
         finally:
+            self._metrics.attempts.labels(str(outcome)).inc()  # also when the guard was quicker than we are here
             if kept is False:
                 await self._discard(job, name)
-        self._metrics.attempts.labels(str(outcome)).inc()
         if kept:
             self._metrics.run_seconds.observe(time.monotonic() - started_s)
         log.info("job %s: %s after %.1f s", job.id, outcome, time.monotonic() - started_s)

@@ -344,6 +344,14 @@ async def test_an_object_store_keeps_what_replicas_share(config, model_server, c
         assert not list((tmp_path / "cache").iterdir())
 
 
+@pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("code", ["53300", "53100", "57P03"])
+async def test_a_server_that_has_no_room_or_starts_up_is_one_that_is_away(database, code):
+    raised = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"
+    with pytest.raises(DatabaseAway):
+        await database.read(lambda db: db.exec_driver_sql(raised))
+
+
 def test_a_blob_store_that_is_none_is_told_at_the_start(tmp_path):
     with pytest.raises(ArtifactError, match="S2S_BLOBS_URL"):
         ObjectBlobs("nowhere://x", tmp_path / "a", tmp_path / "b")
