@@ -49,19 +49,36 @@ def synth(
     ] = None,
     duration_s: Annotated[float, typer.Option(min=1.0, max=30.0)] = 6.0,
     short_side_px: Annotated[int, typer.Option(min=48, max=1080)] = 144,
+    scenes: Annotated[
+        str, typer.Option(help="drawn: flat drawings; solid: bodies moved by physics, in three dimensions")
+    ] = "drawn",
+    photographs: Annotated[
+        Path | None, typer.Option(help="Folder of photographs to put behind; fetched (150 MB) when empty.")
+    ] = None,
 ) -> None:
-    """Render clips whose events are known exactly: shards, a contact sheet, a licence record of every sound."""
-    from s2s.synth import banks
+    """Render clips whose events are known exactly: shards, a contact sheet, a licence record of sounds and photos."""
+    from s2s.synth import banks, photos
     from s2s.synth.dataset import make_dataset, write_licences
     from s2s.synth.sounds import SoundBank
 
     if recordings is not None and not (recordings / "bank.json").exists():
         banks.fetch(recordings)
+    if photographs is not None:
+        photos.fetch(photographs)
     # val shows other clips of the training factors, and is sounded by them
     bank = SoundBank("test" if split == "test" else "train", recordings) if sound else None
     with _bar("rendering") as on_clip:
         made = make_dataset(
-            folder, clips, seed, split, bank, duration_s=duration_s, short_side_px=short_side_px, on_clip=on_clip
+            folder,
+            clips,
+            seed,
+            split,
+            bank,
+            duration_s=duration_s,
+            short_side_px=short_side_px,
+            scenes=scenes,
+            photos=photographs,
+            on_clip=on_clip,
         )
     write_licences(folder, made)
     out.print(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,13 +24,16 @@ import numpy as np
 import soundfile
 
 from s2s.errors import InputError
+from s2s.synth.photos import PhotoBank
 from s2s.synth.render import write_video
 from s2s.synth.scenes import SPLITS, draw_clip, make_script
+from s2s.synth.scenes_solid import draw_solid_clip
 from s2s.synth.script import ScriptedEvent
 from s2s.synth.sounds import SAMPLE_RATE, SoundBank, mix_clip
 
 log = logging.getLogger(__name__)
 
+SCENES = ("drawn", "solid")
 SHARD_CLIPS = 100
 FORMAT = 2  # raised when the same seed makes other clips
 
@@ -50,6 +53,7 @@ class ClipRecord:
     video: Path
     audio: Path | None
     sounds: list[dict] = field(default_factory=list)  # source, licence and author of each sound heard
+    photos: list[dict] = field(default_factory=list)  # and of each photograph seen
 
     @property
     def event_times_s(self) -> np.ndarray:
@@ -60,6 +64,8 @@ class ClipRecord:
         data = asdict(self)
         data["video"] = f"video/{self.video.name}"
         data["audio"] = f"audio/{self.audio.name}" if self.audio else None
+        if not self.photos:
+            del data["photos"]
         return json.dumps(data, sort_keys=True)
 
     @classmethod
@@ -80,15 +86,20 @@ def make_dataset(
     *,
     duration_s: float = 6.0,
     short_side_px: int = 144,
+    scenes: str = "drawn",
+    photos: Path | None = None,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ClipRecord]:
     """Makes, or finishes, a set of `n_clips` under `out`; more clips may be asked of the same set later.
 
     bank: where sounds come from; None makes silent films. on_clip(done, total) is called after each clip.
+    scenes: "drawn" or "solid". photos: folder of photographs (`s2s.synth.photos`) for backgrounds and surfaces.
     Raises InputError when `out` holds a set that was asked for differently.
     """
     if split not in SPLITS:
         raise InputError(f"There is no split {split!r}.", hint=f"Splits are {', '.join(SPLITS)}.")
+    if scenes not in SCENES:
+        raise InputError(f"There are no {scenes!r} scenes.", hint=f"Scenes are {' or '.join(SCENES)}.")
     out.mkdir(parents=True, exist_ok=True)
     asked = {
         "format": FORMAT,
@@ -98,7 +109,12 @@ def make_dataset(
         "duration_s": duration_s,
         "short_side_px": short_side_px,
     }
+    if scenes != "drawn":
+        asked["scenes"] = scenes
+    if photos is not None:
+        asked["photos"] = True
     _agree(out / "dataset.json", asked)
+    album = PhotoBank(photos, split) if photos is not None else None
     records: list[ClipRecord] = []
     for start in range(0, n_clips, SHARD_CLIPS):
         numbers = range(start, min(n_clips, start + SHARD_CLIPS))
@@ -110,7 +126,9 @@ def make_dataset(
             for number in numbers:
                 clip_id = f"{split}-{seed}-{number:06d}"
                 if clip_id not in done:
-                    done[clip_id] = make_clip(shard, clip_id, seed, number, split, bank, duration_s, short_side_px)
+                    done[clip_id] = make_clip(
+                        shard, clip_id, seed, number, split, bank, duration_s, short_side_px, scenes, album
+                    )
                     index.write(done[clip_id].to_json() + "\n")
                     index.flush()
                 records.append(done[clip_id])
@@ -130,13 +148,18 @@ def make_clip(
     bank: SoundBank | None,
     duration_s: float,
     short_side_px: int,
+    scenes: str = "drawn",
+    album: PhotoBank | None = None,
 ) -> ClipRecord:
     """One clip, drawn, filmed, sounded and written."""
     script_rng, picture_rng, sound_rng = (
         np.random.default_rng([seed, SPLITS.index(split), number, part]) for part in range(3)
     )
-    events = make_script(script_rng, split, duration_s)
-    clip = draw_clip(events, duration_s, split, picture_rng, short_side_px)
+    if scenes == "solid":
+        events, clip = draw_solid_clip(picture_rng, split, duration_s, short_side_px, album)
+    else:
+        events = make_script(script_rng, split, duration_s)
+        clip = draw_clip(events, duration_s, split, picture_rng, short_side_px, album)
     video = shard / "video" / f"{clip_id}.mp4"
     part = video.with_suffix(".part.mp4")
     n_frames = write_video(part, clip.frames, clip.recording, clip.size)
@@ -147,19 +170,28 @@ def make_clip(
         audio = shard / "audio" / f"{clip_id}.flac"
         soundfile.write(audio, waveform, SAMPLE_RATE)
         sounds = list({p.record.source: p.record.to_dict() for p in placed}.values())
-    return ClipRecord(clip_id, split, duration_s, *clip.size, n_frames, events, clip.factors, video, audio, sounds)
+    seen = [album.credit(name) for name in sorted(set(clip.photos))] if album else []
+    return ClipRecord(
+        clip_id, split, duration_s, *clip.size, n_frames, events, clip.factors, video, audio, sounds, seen
+    )
 
 
 def write_licences(out: Path, records: list[ClipRecord]) -> None:
-    """OUT/licences.json: every sound heard in the set, whose it is, under which licence, and in how many clips."""
-    heard: dict[str, dict] = {}
-    for record in records:
-        for sound in record.sounds:
-            key = json.dumps(sound, sort_keys=True)
-            heard.setdefault(key, {**sound, "clips": 0})["clips"] += 1
+    """OUT/licences.json: every sound and photograph of the set, whose it is, its licence, and in how many clips."""
+    heard, seen = (
+        _counted(owned for record in records for owned in part(record))
+        for part in (lambda record: record.sounds, lambda record: record.photos)
+    )
     pictures = {"source": "drawn by s2s.synth", "license": "Apache-2.0", "clips": len(records)}
-    found = {"pictures": pictures, "sounds": [heard[key] for key in sorted(heard)]}
+    found = {"pictures": pictures, "sounds": heard, **({"photographs": seen} if seen else {})}
     (out / "licences.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _counted(owned: Iterable[dict]) -> list[dict]:
+    counts: dict[str, dict] = {}
+    for one in owned:
+        counts.setdefault(json.dumps(one, sort_keys=True), {**one, "clips": 0})["clips"] += 1
+    return [counts[key] for key in sorted(counts)]
 
 
 def read_shard(shard: Path) -> list[ClipRecord]:

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from s2s.synth.photos import PhotoBank, photographs_behind
 from s2s.synth.render import Camera, Draw, Picture, Recording, Shot, Stage, film, stage_size
 from s2s.synth.scenes_curves import Curve, Key, curve_times, through, wander
 from s2s.synth.scenes_flash import flash_picture
@@ -152,24 +153,38 @@ class Clip:
     size: tuple[int, int]  # width, height
     recording: Recording
     factors: dict[str, str]
+    photos: tuple[str, ...] = ()  # names of the photographs in it
+
+
+PHOTO_SHARE = 0.5  # of backgrounds, where there are photographs
 
 
 def draw_clip(
-    events: Sequence[ScriptedEvent], duration_s: float, split: str, rng: Rng, short_side_px: int = 144
+    events: Sequence[ScriptedEvent],
+    duration_s: float,
+    split: str,
+    rng: Rng,
+    short_side_px: int = 144,
+    photos: PhotoBank | None = None,
 ) -> Clip:
-    """Films a script. Everything but the events is drawn from `rng`; frames are made as they are taken."""
+    """Films a script. Everything but the events is drawn from `rng`; frames are made as they are taken.
+
+    photos: photographs to put behind half of the shots; without them a seed draws what it always drew.
+    """
     width, height = pick(rng, "train", [(16, 9), (16, 9), (16, 9), (4, 3), (4, 3), (1, 1), (9, 16), (3, 4)], [])
     k = short_side_px / min(width, height)
     size = (round(width * k / 2) * 2, round(height * k / 2) * 2)
     recording = Recording.draw(rng)
-    shots, factors = [], {}
+    shots, factors, behind = [], {}, []
     for start_s, end_s, kind, own in _shots(rng, events, duration_s):
-        picture = draw_picture(rng, split, kind, own, duration_s, size)
+        with photographs_behind(photos, PHOTO_SHARE) as used:
+            picture = draw_picture(rng, split, kind, own, duration_s, size)
+        behind += used
         shots.append(Shot(picture, Camera.draw(rng, duration_s, picture.jolts), start_s, end_s))
         factors.setdefault("kinds", kind)
         factors |= {k: f"{factors[k]}, {v}" if k in factors else v for k, v in picture.factors.items()}
     factors |= {"shots": str(len(shots)), "rate": str(recording.rate), "crf": str(recording.crf)}
-    return Clip(film(shots, recording, size, duration_s, rng), size, recording, factors)
+    return Clip(film(shots, recording, size, duration_s, rng), size, recording, factors, tuple(behind))
 
 
 def draw_picture(

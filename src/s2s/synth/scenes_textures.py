@@ -10,6 +10,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from s2s.synth.photos import photograph_behind
+
 Colour = tuple[int, int, int]
 Rng = np.random.Generator
 
@@ -304,8 +306,11 @@ TEST_BACKGROUNDS = ["tiles", "curtain", "gravel", "windows", "clouds", "shelves"
 
 def background(rng: Rng, split: str, h: int, w: int, dark: bool = False) -> tuple[str, np.ndarray]:
     """Name and picture; now and then out of focus; `dark` for night scenes."""
-    name = pick(rng, split, TRAIN_BACKGROUNDS, TEST_BACKGROUNDS)
-    image = BACKGROUNDS[name](rng, split, h, w)
+    if photograph := photograph_behind(rng, h, w):
+        name, image = photograph
+    else:
+        name = pick(rng, split, TRAIN_BACKGROUNDS, TEST_BACKGROUNDS)
+        image = BACKGROUNDS[name](rng, split, h, w)
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.8, 4))
     light = 0.55 + 0.75 * fractal(rng, h, w, 1, 2)[..., None]

@@ -28,7 +28,7 @@ from s2s.pipeline import SoundGenerator
 from s2s.recognise import Recogniser, RecogniserConfig, imagenet_prior, import_lite0
 from s2s.regnet.generator import Generator
 from s2s.spec import ClipSpec
-from s2s.synth import banks
+from s2s.synth import banks, photos
 from s2s.synth.dataset import ClipRecord, make_dataset
 from s2s.synth.script import KINDS, ScriptedEvent
 from s2s.timing.net import TimingConfig, TimingNet
@@ -77,6 +77,10 @@ class Recipe(BaseModel):
     train_seeds: tuple[int, ...] = (101, 102, 103)
     test_seed: int = 303
     validation_seed: int = 404
+    solid_clips: int = Field(0, description="clips of solid bodies that join the drawn ones (needs pybullet)")
+    solid_seed: int = 505
+    solid_short_side_px: int = Field(108, description="what the timing net sees is smaller still")
+    photo_backgrounds: bool = Field(False, description="photographs behind and on solid bodies (npm, PyPI packages)")
     clip_s: float = 6.0
     short_side_px: int = 144
     timing: TimingTraining = TimingTraining()
@@ -170,6 +174,7 @@ def train_all(
         for seed in recipe.train_seeds
         for record in _rendered_set(recipe, data / f"train-{seed}", recipe.train_clips, seed, "train")
     ]
+    train += _solid_set(recipe, run_dir)
     _rendered_set(recipe, data / "val", recipe.validation_clips, recipe.validation_seed, "train")
     test = _rendered_set(recipe, data / "test", recipe.test_clips, recipe.test_seed, "test")
     networks: dict[str, torch.nn.Module] = {"timing": _timing(recipe, run_dir, clips, measured)}
@@ -203,7 +208,7 @@ def train_all(
     if recipe.recordings:
         ear = Yamnet(fetch_yamnet(run_dir))
         networks["regnet"] = best_takes_first(networks["regnet"], networks["vocoder"], clip, ear)
-    sources = sources_of(recorded, recipe.photographs) + _sources_of_clips(own)
+    sources = sources_of(recorded, recipe.photographs) + _sources_of_photos(train) + _sources_of_clips(own)
     held_out = [record for record in read_records(clips, "test") if record.events] if clips else []
     return finish_bundle(recipe.name, networks, bundle_dir, test, sources, held_out)
 
@@ -263,11 +268,34 @@ def _rendered_set(recipe: Recipe, home: Path, n: int, seed: int, split: str) -> 
     )
 
 
+def _solid_set(recipe: Recipe, run_dir: Path) -> list[ClipRecord]:
+    """Silent films of solid bodies, of the training factors; none where the recipe wants none."""
+    if not recipe.solid_clips:
+        return []
+    album = run_dir / "photos" if recipe.photo_backgrounds else None
+    if album is not None:
+        photos.fetch(album)
+    return make_dataset(
+        run_dir / "data" / "solid",
+        recipe.solid_clips,
+        recipe.solid_seed,
+        "train",
+        None,
+        duration_s=recipe.clip_s,
+        short_side_px=recipe.solid_short_side_px,
+        scenes="solid",
+        photos=album,
+        on_clip=_counter("rendering solid bodies"),
+    )
+
+
 def _timing(recipe: Recipe, run_dir: Path, clips: Path | None, measured: Mapping[str, Path]) -> TimingNet:
     """Trained on the training set; weights and thresholds are chosen on the validation set."""
     home, data = run_dir / "timing", run_dir / "data"
     if not (home / "done").exists():
-        sets = [*(data / f"train-{seed}" for seed in recipe.train_seeds), *([clips] if clips else [])]
+        sets = [data / f"train-{seed}" for seed in recipe.train_seeds]
+        sets += [data / "solid"] if recipe.solid_clips else []
+        sets += [clips] if clips else []
         train_timing(recipe.timing, sets, data / "val", home, measured=measured)
         (home / "done").touch()
     return load_timing(home / "timing")
@@ -383,6 +411,18 @@ def sources_of(recorded: Path | None, photographs: bool) -> tuple[Source, ...]:
         name = LITE0_PACKAGE.split("==")[0]
         found.append(Source(name=name, licence="Apache-2.0", note="recogniser backbone, trained on ImageNet"))
     return tuple(found)
+
+
+def _sources_of_photos(records: Sequence[ClipRecord]) -> tuple[Source, ...]:
+    """One entry a package and licence, naming the photographs."""
+    files: dict[tuple[str, str], set[str]] = {}
+    for photo in (photo for record in records for photo in record.photos):
+        package, version, original = photo["source"].rsplit(":", 2)
+        files.setdefault((f"{package} {version}", photo["license"]), set()).add(f"{original} ({photo['author']})")
+    return tuple(
+        Source(name=f"photographs of {name}", licence=licence, note="; ".join(sorted(names)))
+        for (name, licence), names in sorted(files.items())
+    )
 
 
 def _sources_of_clips(records: Sequence[ClipRecord]) -> tuple[Source, ...]:
