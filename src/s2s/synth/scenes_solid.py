@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
+import cv2
 import numpy as np
 
 from s2s.synth.photos import PhotoBank
@@ -175,9 +176,9 @@ def _floor(world: World) -> str:
         use, half, name = pick(rng, world.split, ["wood", "stone"], ["wood", "metal"]), rng.uniform(0.5, 0.9), "table"
     picture = None
     if world.photos is not None and rng.random() < 0.8:
-        found, picture = world.photos.surface(rng, use, 256, 256)
+        found, picture = world.photos.surface(rng, use, 384, 384)
         world.surfaces.append(found)
-        picture = np.tile(picture, (2, 2, 1)) if name == "ground" else picture
+        picture = cv2.GaussianBlur(np.tile(picture, (2, 2, 1)) if name == "ground" else picture, (0, 0), 1.2)
     world.add(box(name, half, half * rng.uniform(0.6, 1.0), 0.05), "floor", (0, 0, -0.05), picture=picture)
     return name
 
@@ -299,13 +300,15 @@ def roll_scene(world: World, duration_s: float) -> Solids:
     kind = str(rng.choice(["glass", "glass", "wood", "metal"]))
     material = FALLING[kind][0]
     size = rng.uniform(0.025, 0.045)
-    for _ in range(int(rng.integers(1, 5))):
-        x, y = rng.uniform(-0.15, 0.2), rng.uniform(-0.12, 0.12)
+    for x in rng.permutation([-0.2, -0.07, 0.07, 0.2])[
+        : rng.integers(1, 5)
+    ]:  # apart, so that none starts inside another
+        y = rng.uniform(-0.12, 0.12)
         if rng.random() < 0.6:
             world.add(sphere("marble", size * rng.uniform(0.8, 1.2)), material, (x, y, size * 1.2), moves=True)
         else:
             shape = pick(world.rng, world.split, *FALLING[kind][1:])(rng)
-            world.add(shape, material, (x, y + 0.2, shape.half[2] + 0.001), moves=True)
+            world.add(shape, material, (x, y, shape.half[2] + 0.001), moves=True)
     time_s = rng.uniform(0.05, 0.8)
     for _ in range(int(rng.integers(1, 6))):
         if time_s > duration_s - 0.3:
@@ -323,7 +326,7 @@ def roll_scene(world: World, duration_s: float) -> Solids:
     on_floor = next(index for index, body in world.bodies.items() if body.shape.name == floor)
     met = [i for i in world.run(duration_s) if on_floor not in (i.a, i.b) or i.speed > 0.5]
     events = _heard(met, lambda _: kind, duration_s, rng)
-    return Solids(world, events, (0, 0, 0.05), 0.24, 1.2, {"target": floor, "mover": f"rolling {kind}"})
+    return Solids(world, events, (0, 0, 0.05), 0.28, 1.2, {"target": floor, "mover": f"rolling {kind}"})
 
 
 def domino_scene(world: World, duration_s: float) -> Solids:
@@ -334,7 +337,7 @@ def domino_scene(world: World, duration_s: float) -> Solids:
     high, thick, wide = rng.uniform(0.09, 0.16), rng.uniform(0.008, 0.014), rng.uniform(0.03, 0.05)
     step, n = high * 2 * rng.uniform(0.4, 0.62), int(rng.integers(3, 9))
     first_x = -step * (n - 1) / 2
-    start_s = rng.uniform(0.3, 0.5 * duration_s)
+    start_s = rng.uniform(0.05, 0.5) * duration_s
     for k in range(n):
         world.add(box("domino", thick, wide, high), kind, (first_x + k * step, 0, high + 0.0005), moves=True)
     ball = world.add(sphere("ball", 0.035), kind, moves=True)
@@ -368,7 +371,7 @@ def pendulum_scene(world: World, duration_s: float) -> Solids:
     bob = world.add(sphere("bob", radius), "metal" if kind != "wood" else "wood", moves=True)
     rod = world.add(cylinder("rod", 0.006, length / 2), "metal", touches=False)
     angle = rng.uniform(0.5, 1.2)
-    release_s = rng.uniform(0.2, 0.35 * duration_s)
+    release_s = rng.uniform(0.03, 0.35) * duration_s
     start = pivot + length * np.array([-np.sin(angle), 0, -np.cos(angle)])
     bob.script, bob.release_s = (lambda _: (start, np.array([0.0, 0, 0, 1]))), release_s
     b.changeDynamics(bob.index, -1, restitution=rng.uniform(0.6, 0.95), linearDamping=rng.uniform(0.02, 0.3))
@@ -407,7 +410,7 @@ def strike_scene(world: World, duration_s: float) -> Solids:
         world,
         events,
         (0, 0, seat + 0.18),
-        0.3 if n == 1 else 0.36,
+        0.3 if n == 1 else 0.5,
         1.0,
         {"target": f"{floor} {names[0][0]}", "mover": names[0][1]},
     )
@@ -437,11 +440,11 @@ def _struck(
     parts, striker = _striker(world, hand=kind == "hand_drum")
     # The arm turns in a vertical plane about its wrist, elbow or shoulder; it comes from behind or from a side.
     around = rng.uniform(0.15, np.pi - 0.15)
-    length = max(part_x for _, part_x, _ in parts) + 0.0
-    pivot = middle + np.array(
-        [length * np.cos(around), length * np.sin(around), shape.half[2] + rng.uniform(0.0, 0.08)]
-    )
-    pivot += np.array([*rng.uniform(-0.3, 0.3, 2) * shape.half[0], 0.0])
+    # The hand stays clear of the target; a short arm meets it off its middle.
+    distance = max(*(x for _, x, _ in parts), float(np.hypot(*shape.half[:2])) + 0.06)
+    above = shape.half[2] + rng.uniform(0.0, 0.08)
+    pivot = middle + np.array([distance * np.cos(around), distance * np.sin(around), above])
+    pivot += np.array([*rng.uniform(-0.2, 0.2, 2) * shape.half[0], 0.0])
     raise_by = rng.uniform(0.6, 1.4)
     p = stroke(rng, hits, duration_s, StrokeStyle.draw(rng, ("rebound", "dead_stop")))
 
@@ -461,7 +464,7 @@ def _struck(
     touch = _first_touch(gap)
     sways = [Ringing(hits, rng.uniform(4, 11), rng.uniform(0.05, 0.15), rng.choice([0.0, 0.02, 0.06]))]
     for body, x, own_turn in parts:
-        body.script = lambda t, x=x, q=own_turn: pose(x, q, touch + raise_by * p(t))
+        body.script = lambda t, x=x, q=own_turn: pose(x, q, touch + raise_by * max(0.0, p(t)))
     if kind in ("bell", "glass", "metal") and events:
         side = np.array([np.sin(around), -np.cos(around), 0.0])
 

@@ -211,7 +211,14 @@ class World:
         self.bullet = BulletClient(pybullet.DIRECT)  # disconnects when it is collected
         self.bullet.setGravity(0, 0, -9.81)
         self.bullet.setPhysicsEngineParameter(
-            fixedTimeStep=STEP_S, numSolverIterations=50, deterministicOverlappingPairs=1, enableFileCaching=0
+            fixedTimeStep=STEP_S,
+            numSolverIterations=50,
+            deterministicOverlappingPairs=1,
+            enableFileCaching=0,
+            # Contacts that are foreseen, or pushed apart by speed, would not bounce as high as they should.
+            contactBreakingThreshold=0.0003,
+            useSplitImpulse=1,
+            splitImpulsePenetrationThreshold=-1e-6,
         )
         self._files = tempfile.TemporaryDirectory(prefix="s2s-solids-")
         self.bodies: dict[int, Body] = {}
