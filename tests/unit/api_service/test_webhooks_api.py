@@ -196,7 +196,7 @@ async def test_an_endless_answer_is_not_read(config, model_server, receiver, cli
         receiver.answers = [receiver.endless_head]
         shown = await told(gateway, await send(gateway, clip, webhook_url=receiver.url), "failed")
         assert shown["webhook"]["status"] is None
-        assert await value(gateway, 's2s_webhooks_total{outcome="timeout"}') == 1
+        assert await value(gateway, 's2s_webhooks_total{outcome="timeout"}') >= 1  # again where a lease ran out
 
 
 async def test_a_deleted_job_tells_nobody(gateway, config, clip):
