@@ -382,13 +382,14 @@ def test_a_folded_clip_has_no_seam(trained: WaveNet):
     config, frames = trained.config, 400
     hop = config.hop_length
     mel = _tones(np.random.default_rng(8), 1, frames, config)[1][0].numpy()
-    folded = segments.generate_clip(trained, mel, 4, segments=8)
-    exact = segments.generate_clip(trained, mel, 4, segments=1)
+    seeds = range(4, 8)  # seven cuts of one clip are few: now and then the sound itself jumps there
+    folded, exact = ([segments.generate_clip(trained, mel, seed, segments=count) for seed in seeds] for count in (8, 1))
     cuts = np.array([segment.cut * hop for segment in segments.plan_segments(mel, 8, config)[1:]])
     assert len(cuts) == 7
-    clumsy = exact.copy()
+    clumsy = [wave.copy() for wave in exact]
     for cut in cuts:  # the classic mistake: fades that do not meet leave a hole
-        clumsy[cut : cut + segments.FADE_FRAMES * hop] = 0
+        for wave in clumsy:
+            wave[cut : cut + segments.FADE_FRAMES * hop] = 0
 
     def flux_at_cuts(wave: np.ndarray) -> float:
         """Share of places where the spectrum changes less than at a cut, mean over the cuts; 0.5 is as elsewhere."""
@@ -401,9 +402,12 @@ def test_a_folded_clip_has_no_seam(trained: WaveNet):
         anywhere = np.array([flux[i : i + width].max() for i in range(len(flux) - width)])
         return float(np.mean([np.mean(anywhere < value) for value in near]))
 
-    assert flux_at_cuts(folded) < 0.8
-    assert flux_at_cuts(folded) < flux_at_cuts(exact) + 0.25
-    assert flux_at_cuts(clumsy) > 0.9
+    at_folded, at_exact, at_clumsy = (
+        np.mean([flux_at_cuts(wave) for wave in made]) for made in (folded, exact, clumsy)
+    )
+    assert at_folded < 0.8
+    assert at_folded < at_exact + 0.05
+    assert at_clumsy > 0.9
 
 
 def test_cuts_lie_where_it_is_quiet():
