@@ -255,7 +255,7 @@ def _agree(path: Path, asked: dict) -> None:
     if path.exists():
         held = json.loads(path.read_text())
         if held != asked:
-            differing = sorted(k for k in asked if held.get(k) != asked[k])
+            differing = sorted(k for k in {*asked, *held} if held.get(k) != asked.get(k))
             raise InputError(
                 f"{path.parent} holds a set made with another {', '.join(differing)}.",
                 hint="Choose an empty folder, or ask for the same set.",

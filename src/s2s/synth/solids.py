@@ -24,7 +24,7 @@ from s2s.synth.scenes_textures import Rng, colour, hsv, skin, surface
 
 STEP_S = 0.001
 AUDIBLE_SPEED = 0.15  # m/s; a softer touch makes no sound
-LOUD_SPEED = 5.0
+LOUD_SPEED = 8.0  # what a fall from a metre loses and gets back
 PARKED = np.array([0.0, 0.0, -50.0])
 """Where bodies wait that are not in the scene yet."""
 _RENDER_SHARE = 0.8  # side of the rendered picture / side of the stage
