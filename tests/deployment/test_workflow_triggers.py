@@ -76,7 +76,16 @@ class Act:
         command += ["--env", f"S2S_CALLS={calls}", "--env", f"S2S_ARTIFACTS={self.folder / 'artifacts'}"]
         command += ["--env", f"PATH={self.folder / 'bin'}:{os.environ['PATH']}"]
         command += ["--var", "IMAGE_REGISTRY=europe-west4-docker.pkg.dev/p/s2s", "--var", "GCP_PROJECT=p"]
-        command += ["--var", "GCP_REGION=europe-west4", "--var", "GKE_CLUSTER=c", "--var", "GCS_BUCKET=b"]
+        command += [
+            "--var",
+            "GCP_REGION=europe-west4",
+            "--var",
+            "GKE_CLUSTER=c",
+            "--var",
+            "GKE_LOCATION=europe-west4-a",
+            "--var",
+            "GCS_BUCKET=b",
+        ]
         for used in sorted(_actions()):
             name = used.split("@")[0].rsplit("/", 1)[1]
             command.append(f"--local-repository={used}={self.folder / 'actions' / name}")
@@ -239,7 +248,8 @@ def test_images_are_pushed_after_the_scan_signed_and_deployed_by_digest(deployme
     )
     deployed = [call for call in calls if call.startswith("ansible-playbook update-k8s-cluster.yml")]
     assert len(deployed) == 2, "staging and production"
-    assert all("k8s_apply_digests_file=" in call for call in deployed)
+    for wanted in ("k8s_apply_digests_file=", "gke_cluster_name=c gke_cluster_location=europe-west4-a "):
+        assert all(wanted in call for call in deployed), wanted
 
 
 def test_nothing_is_deployed_when_the_tests_fail(act):
