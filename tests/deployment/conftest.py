@@ -105,14 +105,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):  # the process that starts the others
         budget.start()
-        session.config.stash[machine_state.FOUND] = machine_state.look()
+        if machine_state.alone():
+            session.config.stash[machine_state.FOUND] = machine_state.look()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """After the last process has ended its engine."""
     found = session.config.stash.get(machine_state.FOUND, None)
-    if found is not None:
+    if found is not None and machine_state.alone():
         session.config.stash[LEFT_BEHIND] = machine_state.changes(found)
         if session.config.stash[LEFT_BEHIND] and not session.exitstatus:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -6,6 +6,7 @@ processes and temporary folders that carry our name. The compilation of Kubernet
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,17 @@ from tests.deployment.tools import CACHE
 FOUND = pytest.StashKey[dict[str, set[str]]]()
 SETTINGS = ("kernel", "net", "user", "vm")  # below /proc/sys
 ALWAYS_NEW = ("kernel/ns_last_pid", "kernel/random/", "net/netfilter/nf_conntrack_count")
+
+
+def alone() -> bool:
+    """Nobody else's run has an engine at this moment, whose things would be taken for ours."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "engine.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def look() -> dict[str, set[str]]:
