@@ -7,8 +7,11 @@ built, run once, and then drawn at any time. Lengths are metres, z points up, th
 from __future__ import annotations
 
 import math
+import os
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -198,17 +201,33 @@ class Impact:
         return float(np.clip(0.08 + 0.92 * share, 0.08, 1.0))
 
 
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """What a C library prints goes nowhere."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 class World:
     """Built, run, then drawn. Everything random comes from `rng`; a world of its own for every clip."""
 
     def __init__(self, rng: Rng, split: str, photos: PhotoBank | None = None):
+        self.rng, self.split, self.photos = rng, split, photos
         try:
-            import pybullet
-            from pybullet_utils.bullet_client import BulletClient
+            with _silent_stdout():  # Bullet says when it was built, and "argv[0]=" for each world
+                import pybullet
+                from pybullet_utils.bullet_client import BulletClient
+
+                self.bullet = BulletClient(pybullet.DIRECT)  # disconnects when it is collected
         except ImportError as exc:
             raise InputError("Solid bodies need pybullet.", hint="pip install 's2s[train]'") from exc
-        self.rng, self.split, self.photos = rng, split, photos
-        self.bullet = BulletClient(pybullet.DIRECT)  # disconnects when it is collected
         self.bullet.setGravity(0, 0, -9.81)
         self.bullet.setPhysicsEngineParameter(
             fixedTimeStep=STEP_S,
