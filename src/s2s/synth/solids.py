@@ -6,6 +6,7 @@ built, run once, and then drawn at any time. Lengths are metres, z points up, th
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -210,6 +211,7 @@ def _silent_stdout() -> Iterator[None]:
     try:
         yield
     finally:
+        ctypes.CDLL(None).fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nowhere)
