@@ -31,7 +31,7 @@ CLIP = ROOT / "src/frontend_simple/samples/drum.mp4"
 NODE_PORT = 30080
 DEPLOYMENTS = ("api-service", "frontend", "model-server", "worker")
 FIGURES: list[str] = []  # of fixtures
-NEEDED_S = 420  # by the tests of this file, once there are the programs and the images
+NEEDED_S = 540  # by the tests of this file, once there are the programs and the images
 VOLUMES = """
 apiVersion: v1
 kind: PersistentVolume
