@@ -232,9 +232,11 @@ class Engine:
 
     def _tidy(self) -> None:
         """The cache keeps what the next run can use, and does not grow: bases, our last images, the latest layers."""
-        named = self.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "dangling=false").split()
-        if of_tests := [name for name in named if not name.startswith("local/")]:  # as pushed to a test's registry
-            self.docker("rmi", "--force", *of_tests, timeout_s=120)
+        rows = self.docker("image", "ls", "--digests", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}").splitlines()
+        for repository, tag, digest in (row.split() for row in rows):
+            if not repository.startswith(("local/", "<none>")):  # as pushed to a test's registry
+                name = f"{repository}@{digest}" if tag == "<none>" else f"{repository}:{tag}"
+                self.docker("rmi", "--force", name, timeout_s=120, check=False)
         self.docker("image", "prune", "--force", timeout_s=120)
         self.docker("volume", "prune", "--force", timeout_s=120)
         self.docker("builder", "prune", "--force", f"--keep-storage={KEPT_LAYERS}", timeout_s=300)
