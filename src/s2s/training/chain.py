@@ -103,8 +103,6 @@ RECIPES = {
         train_clips=400,
         validation_clips=100,
         test_clips=120,
-        solid_clips=250,
-        photo_backgrounds=True,
         timing=TimingTraining(steps=3000, seed=1),
         stream_clips=1200,
         stream_steps={"tsn_rgb": 2400, "tsn_flow": 3000},
