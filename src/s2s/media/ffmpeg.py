@@ -1,7 +1,8 @@
 """The only place that starts processes for media: ffmpeg itself, and the decode worker.
 
-Every child gets an argument list (never a shell), no standard input, a session of its own, resource limits, a clock,
-and dies with the thread that started it (PR_SET_PDEATHSIG): a model server that is killed leaves no ffmpeg behind.
+Every child gets an argument list (never a shell), no standard input, a session of its own, resource limits, a clock and
+a list of what it may no longer ask of the kernel (ffmpeg from its start, the decode worker once it is ready). It dies
+with the thread that started it (PR_SET_PDEATHSIG): a model server that is killed leaves no ffmpeg behind.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import s2s
 from s2s.config import settings
 from s2s.errors import ArtifactError, Canceled, ProcessingError
 from s2s.events import ShouldStop, never_stop
+from s2s.media import sandbox
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ SOURCE_ROOT = str(Path(s2s.__file__).resolve().parents[1])
 # Run by a bare interpreter that then becomes the program. A `preexec_fn` would do the same but can deadlock in a
 # process with threads, and it makes every start copy the page tables of a large parent.
 LAUNCHER = """
-import ctypes, json, os, resource, signal, sys
+import ctypes, json, os, resource, signal, struct, sys
 parent, limits = int(sys.argv[1]), json.loads(sys.argv[2])
 libc = ctypes.CDLL(None)
 libc.prctl(1, signal.SIGKILL, 0, 0, 0)
@@ -49,7 +51,11 @@ for name, key in (("AS", "memory_bytes"), ("CPU", "cpu_s"), ("FSIZE", "file_byte
     most = resource.getrlimit(which)[1]
     value = limits[key] if most == resource.RLIM_INFINITY else min(limits[key], most)
     resource.setrlimit(which, (value, value))
-os.execv(sys.argv[3], sys.argv[3:])
+forbids = bytes.fromhex(sys.argv[3])
+if forbids:  # seccomp; where the host does not allow it, the limits alone hold
+    code = ctypes.create_string_buffer(forbids)
+    libc.prctl(22, 2, struct.pack("HxxxxxxP", len(forbids) // 8, ctypes.addressof(code)), 0, 0)
+os.execv(sys.argv[4], sys.argv[4:])
 """
 
 
@@ -74,13 +80,15 @@ class Child:
     PR_SET_PDEATHSIG follows the starting *thread*: start and use a child in a thread that outlives it.
     """
 
-    def __init__(self, argv: Sequence[str], limits: ChildLimits, *, pass_fds: Sequence[int] = (),
-                 should_stop: ShouldStop = never_stop):
+    def __init__(self, argv: Sequence[str], limits: ChildLimits, *, forbids: bytes = b"",
+                 pass_fds: Sequence[int] = (), should_stop: ShouldStop = never_stop):
+        """forbids: see `sandbox.program`."""
         self.limits, self.should_stop = limits, should_stop
         self.waited_s = 0.0
         self._errors = bytearray()
         self._home = tempfile.TemporaryDirectory(prefix="s2s-child-")
-        launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), json.dumps(asdict(limits))]
+        launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), json.dumps(asdict(limits)),
+                    forbids.hex()]
         try:
             self._process = subprocess.Popen(
                 [*launcher, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
@@ -219,7 +227,8 @@ def run_ffmpeg(args: Sequence[str], timeout_s: float = 120.0, *, file_bytes: int
     """
     limits = ChildLimits(timeout_s, cpu_s=int(4 * timeout_s) + 1, memory_bytes=memory_bytes, file_bytes=file_bytes)
     argv = [find_ffmpeg(), "-nostdin", "-hide_banner", "-v", "error", *args]
-    with Child(argv, limits, pass_fds=pass_fds, should_stop=should_stop) as child:
+    forbids = sandbox.program(sandbox.PROGRAM_NEEDS)
+    with Child(argv, limits, forbids=forbids, pass_fds=pass_fds, should_stop=should_stop) as child:
         try:
             code = child.finish()
         except ChildTimeout as exc:

@@ -4,6 +4,8 @@ Files can be neither opened nor made, moved or removed; there is no network, no 
 the kernel that a decoder does not need. What is forbidden fails with EPERM. Threads are allowed. Descriptors that are
 already open stay.
 
+A program such as ffmpeg must be started and open files by itself (`PROGRAM_NEEDS`); all else is forbidden to it too.
+
 x86-64 and 64-bit ARM. The filter is a list of what is forbidden: one of what is allowed would differ from C library
 to C library, and a decoder that fails on one machine helps nobody.
 """
@@ -14,6 +16,7 @@ import ctypes
 import errno
 import platform
 import struct
+from collections.abc import Collection
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, EQUALS, AT_LEAST, HAS_BITS, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of classic BPF, on 32-bit words
@@ -43,23 +46,32 @@ FORBIDDEN: dict[str, tuple[int, int | None]] = {
 }  # fmt: skip
 MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}  # column, audit number, number of clone
 CLONE3 = 435
+PROGRAM_NEEDS = frozenset({"open", "creat", "openat", "openat2", "execve"})
 
 
 def enter() -> bool:
     """Gives these rights up, for this thread and all that it starts, for good. False where there is no seccomp."""
-    if platform.machine() not in MACHINES:
+    forbids = program()
+    if not forbids:
         return False
-    program = _program(*MACHINES[platform.machine()])
-    code = ctypes.create_string_buffer(program)
-    head = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
+    code = ctypes.create_string_buffer(forbids)
+    head = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(forbids) // 8, ctypes.addressof(code)))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False
     return libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, head, 0, 0) == 0
 
 
-def _program(column: int, machine: int, clone: int) -> bytes:
-    forbidden = [numbers[column] for numbers in FORBIDDEN.values() if numbers[column] is not None]
+def program(needed: Collection[str] = ()) -> bytes:
+    """The filter as instructions of classic BPF, which forbids all of `FORBIDDEN` but `needed`.
+
+    Empty where there is none for this machine.
+    """
+    if platform.machine() not in MACHINES:
+        return b""
+    column, machine, clone = MACHINES[platform.machine()]
+    wanted = (numbers[column] for name, numbers in FORBIDDEN.items() if name not in needed)
+    forbidden = [number for number in wanted if number is not None]
     tests: list[tuple[int, int, int, int]] = [
         (LOAD, 0, 0, MACHINE_AT),
         (EQUALS, 1, 0, machine),

@@ -1,9 +1,14 @@
 """A decoder that is taken over can open nothing, call nobody and start nothing. Real processes, real system calls."""
 
+import socket
 import subprocess
 import sys
 
 import pytest
+
+from s2s.errors import ProcessingError
+from s2s.media import sandbox
+from s2s.media.ffmpeg import Child, ChildLimits, run_ffmpeg
 
 TRIES = {
     "opening a file": "open('/etc/hostname')",
@@ -56,3 +61,25 @@ def test_what_a_decoder_needs_not_is_refused(what):
 @pytest.mark.parametrize("what", ALLOWED)
 def test_what_a_decoder_needs_is_allowed(what):
     assert tried(ALLOWED[what]) == "allowed"
+
+
+@pytest.mark.parametrize("what", TRIES)
+def test_a_program_may_open_files_and_no_more(what):
+    action = SCRIPT.format(action=TRIES[what]).replace('assert sandbox.enter(), "no seccomp here"', "")
+    child = Child([sys.executable, "-c", action], ChildLimits(), forbids=sandbox.program(sandbox.PROGRAM_NEEDS))
+    with child:
+        said = child.read(100).decode().strip()
+    if what in ("opening a file", "making a file", "opening by another call"):
+        assert said != "refused"
+    elif what != "a program":  # nothing comes of it: what runs then is under the same filter
+        assert said == "refused", child.errors
+
+
+def test_ffmpeg_reaches_no_network_even_when_it_is_told_to(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        port = server.getsockname()[1]
+        with pytest.raises(ProcessingError, match="ffmpeg failed"):
+            run_ffmpeg(["-protocol_whitelist", "http,tcp", "-i", f"http://127.0.0.1:{port}/", str(tmp_path / "a.wav")])
+        with pytest.raises(TimeoutError):
+            server.accept()
