@@ -101,7 +101,7 @@ def best_played_first(
     for kind, names in takes.items():
         heard = {}
         for take in map(Take.of, names):
-            sound = play(take, _hits(take))
+            sound = play(take, _hits(take, _rng(take)))
             heard[take.name] = (crispness(take, sound), _margin(take, sound, ear))
         order[kind] = tuple(sorted(heard, key=heard.get, reverse=True))
     return order
@@ -109,7 +109,7 @@ def best_played_first(
 
 def crispness(take: Take, sound: np.ndarray) -> float:
     """F1 of the onsets that are detected in an audition, within 25 ms of its hits; at most `CRISP`, in tenths."""
-    moments = np.array([hit.time_s for hit in _hits(take)])
+    moments = np.array([hit.time_s for hit in _hits(take, _rng(take))])
     return min(CRISP, round(onset_f1(moments, detect_onsets(sound), CRISP_S), 1))
 
 
@@ -122,11 +122,15 @@ def _margin(take: Take, sound: np.ndarray, ear: Yamnet) -> float:
 
 def _audition(take: Take, bank: SoundBank) -> np.ndarray:
     """float32 (N,): some hits of different strength."""
-    return mix_clip(_hits(take), AUDITION_S, bank, np.random.default_rng([8, KINDS.index(take.kind), take.material]))[0]
+    rng = _rng(take)
+    return mix_clip(_hits(take, rng), AUDITION_S, bank, rng)[0]
 
 
-def _hits(take: Take) -> list[ScriptedEvent]:
-    rng = np.random.default_rng([7, KINDS.index(take.kind), take.material])
+def _rng(take: Take) -> np.random.Generator:
+    return np.random.default_rng([7, KINDS.index(take.kind), take.material])
+
+
+def _hits(take: Take, rng: np.random.Generator) -> list[ScriptedEvent]:
     gap_s, time_s, events = 1.2 if take.kind == "explosion" else 0.55, 0.3, []
     while time_s < AUDITION_S - 0.4:
         events.append(ScriptedEvent(time_s, take.kind, float(rng.uniform(0.6, 1)), take.size, take.material))
