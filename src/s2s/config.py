@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="S2S_", frozen=True, extra="ignore")
 
     bundle: Path = Field(REPO_ROOT / "model_store" / "s2s-small", description="the bundle that is served")
+    archive: Path | None = Field(None, description="a .mar with its bundle inside, served as it is instead of `bundle`")
     data_dir: Path = Field(Path("var"), description="jobs, uploads and results of the gateway")
     device: str = Field("cpu", description="cpu or cuda")
     ffmpeg: str = Field("", description="path of ffmpeg; empty: the system's, else the one from PyPI")

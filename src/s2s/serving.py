@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -111,10 +112,11 @@ class Stack:
 
     def start_model_server(self) -> None:
         store = self.data_dir / "model_store"
-        build = [sys.executable, "-m", "model_deployment.build_mar", "--out", str(store / "s2s.mar")]
-        built = subprocess.run(build, env=self._environment(), capture_output=True, text=True, timeout=60)
-        if built.returncode:
-            raise ArtifactError("The model cannot be packed: " + built.stderr.strip().rsplit("\n", 1)[-1])
+        if self.settings.archive:
+            store.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.settings.archive, store / "s2s.mar")
+        else:
+            self._pack_model(store / "s2s.mar")
         config = self.run_dir / "config.properties"
         config.write_text(_properties(self, store))
         command = jvm_command(config, store, self.run_dir, self.run_dir / "workflows")
@@ -122,6 +124,12 @@ class Stack:
         log_path.unlink(missing_ok=True)
         environment = self._environment(without=NOT_FOR_THE_MODEL_SERVER)
         self.children["model server"] = Child("model server", command, environment, log_path)
+
+    def _pack_model(self, archive: Path) -> None:
+        build = [sys.executable, "-m", "model_deployment.build_mar", "--out", str(archive)]
+        built = subprocess.run(build, env=self._environment(), capture_output=True, text=True, timeout=60)
+        if built.returncode:
+            raise ArtifactError("The model cannot be packed: " + built.stderr.strip().rsplit("\n", 1)[-1])
 
     def _environment(self, without: tuple[str, ...] = ()) -> dict[str, str]:
         private = {
@@ -251,7 +259,7 @@ def _plan(settings: Settings, data_dir: Path, run_dir: Path, free_ports: bool) -
             "grpc_port": ports["grpc_port"],
             "data_dir": data_dir,
             "cancel_dir": run_dir / "cancel",
-            "bundle": settings.bundle.resolve(),
+            "bundle": _bundle_of(settings, run_dir),
         }
     )
     return Stack(
@@ -263,6 +271,20 @@ def _plan(settings: Settings, data_dir: Path, run_dir: Path, free_ports: bool) -
         data_dir,
         (ports["grpc_port"], ports["grpc_2"]),
     )
+
+
+def _bundle_of(settings: Settings, run_dir: Path) -> Path:
+    """The folder whose bundle.json the gateway tells of. Raises ArtifactError when the archive holds none."""
+    if settings.archive is None:
+        return settings.bundle.resolve()
+    try:
+        with zipfile.ZipFile(settings.archive) as archive:
+            return Path(archive.extract("bundle/bundle.json", run_dir)).parent
+    except (OSError, KeyError, zipfile.BadZipFile) as exc:
+        raise ArtifactError(
+            f"{settings.archive} is no .mar with a bundle inside.",
+            hint="Make one with `python -m model_deployment.build_mar --whole --bundle FOLDER --out FILE.mar`.",
+        ) from exc
 
 
 def _claim_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:

@@ -41,8 +41,7 @@ say "export: the .mar"
 
 say "deploy: promote, and roll out where a cluster is named"
 "${s2s[@]}" bundle promote "$work/run/bundle" "$work/bundles" --cluster "${CLUSTER:-}"
-served=$work/bundles/$("$python" -c "import json; print(json.load(open('$work/bundles/current.json'))['bundle'])")
 
-say "one prediction by the served model"
-S2S_BUNDLE="$served" "${s2s[@]}" demo --out "$work/demo"
+say "one prediction by that .mar under TorchServe"
+S2S_ARCHIVE="$work/s2s.mar" "${s2s[@]}" demo --out "$work/demo"
 say "done"

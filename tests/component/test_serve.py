@@ -1,6 +1,7 @@
 """Promises of `s2s serve`: one command up, one signal down, nothing left."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,18 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
+from tests.clips import film
+from tests.component.test_gateway import finished, send
 from tests.stack import settings_for
+from tests.tiny import make_tiny_bundle
+
+from model_deployment.build_mar import build_mar
+from s2s.bundle import read_manifest
+from s2s.config import Settings
+from s2s.errors import ArtifactError
+from s2s.media.probe import probe
+from s2s.serving import running_stack
 
 
 def test_sigterm_stops_everything(tmp_path, request):
@@ -81,3 +93,33 @@ def test_a_taken_port_is_told_in_one_line(tmp_path):
     assert served.returncode == 1
     assert "is taken" in served.stderr
     assert "Traceback" not in served.stderr
+
+
+def test_an_archive_with_its_bundle_inside_is_served_as_it_is_and_named_by_the_gateway(tmp_path):
+    settings = Settings(bundle=make_tiny_bundle(tmp_path / "bundle"))
+    build_mar(settings, tmp_path / "carried.mar", whole=True)
+    manifest = read_manifest(settings.bundle)
+    shutil.rmtree(settings.bundle)  # what is served can only come from the archive
+    settings = Settings(archive=tmp_path / "carried.mar", bundle=tmp_path / "none")
+    clip = film(tmp_path / "clip.mp4", seconds=1, rate="25")
+    with running_stack(settings, data_dir=tmp_path / "var") as stack:
+        served = stack.data_dir / "model_store" / "s2s.mar"
+        assert served.read_bytes() == (tmp_path / "carried.mar").read_bytes()
+        named = httpx.get(stack.url + "/v1/models").json()["models"][0]
+        with httpx.Client(base_url=stack.url, timeout=60) as gateway:
+            job = finished(gateway, send(gateway, clip))
+            result = gateway.get(job["links"]["result"]).raise_for_status().content
+    assert (named["name"], named["categories"]) == (manifest.name, list(manifest.categories))
+    (tmp_path / "out.mp4").write_bytes(result)
+    assert probe(tmp_path / "out.mp4", settings.cli_limits).has_audio
+
+
+def test_an_archive_without_a_bundle_is_refused_with_how_to_make_one(tmp_path):
+    build_mar(Settings(bundle=make_tiny_bundle(tmp_path / "bundle")), tmp_path / "pointer.mar")
+    for archive in (tmp_path / "pointer.mar", tmp_path / "missing.mar"):
+        with (
+            pytest.raises(ArtifactError, match="with a bundle inside") as told,
+            running_stack(Settings(archive=archive), data_dir=tmp_path / "var"),
+        ):
+            pass
+        assert "--whole" in told.value.hint

@@ -39,7 +39,8 @@ def made_files(folder: Path) -> dict[Path, int]:
 def test_one_command_goes_from_nothing_to_a_prediction_and_a_second_run_redoes_no_stage(tmp_path):
     assert start(tmp_path / "run").wait(3600) == 0, (tmp_path / "run.log").read_text()[-3000:]
     assert (tmp_path / "run" / "demo" / "with-sound.mp4").stat().st_size > 10_000
-    assert (tmp_path / "run" / "s2s.mar").is_file()
+    archive = tmp_path / "run" / "s2s.mar"
+    assert (tmp_path / "run" / "demo" / "stack" / "model_store" / "s2s.mar").read_bytes() == archive.read_bytes()
     before = made_files(tmp_path / "run" / "features") | made_files(tmp_path / "run" / "clips")
     assert start(tmp_path / "run").wait(3600) == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}

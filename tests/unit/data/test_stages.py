@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from obstore.store import LocalStore
 
 from s2s.data import blobs, stages
+from s2s.data.features import features_of
 from s2s.errors import InputError
 
 ROOT = "far://bucket/root"
@@ -52,3 +55,45 @@ def test_what_was_promoted_is_brought_back_and_the_bundle_of_the_last_run_is_the
         assert json.loads((bucket / "bundles" / "current.json").read_text())["bundle"] == served.name
         of_run = (bucket / "run" / str(seed) / "bundle" / "bundle.json").read_bytes()
         assert (served / "bundle.json").read_bytes() == of_run
+
+
+@pytest.mark.timeout(300)
+def test_a_grown_collection_is_extracted_and_learned_from_beside_the_old_one(bucket: Path, tmp_path: Path, monkeypatch):
+    from tests.tiny import make_tiny_bundle
+    from tests.unit.data.test_clips import piece, struck
+
+    from s2s.bundle import read_manifest
+    from s2s.data.clips import ClipOptions, make_set
+
+    learned_from: list[tuple[set[str], set[str]]] = []
+
+    def train_quickly(recipe, run, bundle, *, device, clips, features):
+        learned_from.append(({path.stem for path in (clips / "audio").iterdir()}, set(features_of(features))))
+        manifest = read_manifest(make_tiny_bundle(bundle))
+        return manifest.model_copy(update={"metrics": {"rendered_held_out": {"strict_skill": 0.0}}})
+
+    monkeypatch.setattr("s2s.training.run.run_training", train_quickly)
+    pieces, made, trained = [], [], []
+    for n in range(2):
+        pieces.append(piece(struck(tmp_path / f"{n}.mp4", times_s=np.array([0.4, 1.0, 1.5]) + n / 7, seconds=2.2)))
+        shutil.rmtree(bucket / "clips", ignore_errors=True)
+        assert len(make_set(pieces, bucket / "clips", ClipOptions(short_side_px=64)).clips) == n + 1
+        made.append(stages.features(ROOT, recipe="tiny", workers=1))
+        trained.append(stages.train(ROOT, recipe="tiny"))
+        if n == 0:
+            first = bytes_of(bucket)
+
+    assert [one.facts["clips"] for one in made] == [1, 2]
+    assert learned_from == [({"0"}, {"0"}), ({"0", "1"}, {"0", "1"})]
+    assert len({one.facts["place"] for one in made}) == 2
+    assert len({one.facts["place"] for one in trained}) == 2
+    latest = json.loads((bucket / "run" / "latest" / "run.json").read_text())
+    assert trained[1].facts["place"] == f"{ROOT}/run/{latest['run']}/bundle"
+    now = bytes_of(bucket)
+    kept = [name for name in first if name.startswith(("features/", "run/")) and "/latest/" not in name]
+    assert kept
+    assert all(now[name] == first[name] for name in kept), "what the smaller collection made is as it was"
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
