@@ -509,6 +509,7 @@ def train(
 ) -> None:
     """Make a bundle from nothing: render clips, train every network, measure, save, report."""
     from s2s.training.chain import RECIPES
+    from s2s.training.costs import costs_in_words, counted
     from s2s.training.run import report_run, run_training
 
     if recipe not in RECIPES:
@@ -517,9 +518,11 @@ def train(
     used = device or settings().device
     manifest = run_training(RECIPES[recipe], run_dir, target, device=used, clips=clips, features=features)
     if report:
-        report_run(RECIPES[recipe], run_dir, target, device=used, clips=clips)
+        with counted(run_dir, "report"):
+            report_run(RECIPES[recipe], run_dir, target, device=used, clips=clips)
     out.print(f"[bold]{target}[/]{f', report: {run_dir}/report' if report else ''}", highlight=False, soft_wrap=True)
     out.print_json(json.dumps(manifest.metrics))
+    out.print(costs_in_words(run_dir), highlight=False)
 
 
 @app.command()

@@ -86,13 +86,34 @@ def test_a_run_that_google_broke_off_is_told_and_goes_on_next_time_with_a_gpu_on
         options = ("--extra-vars", '{"instance_machine_type": "g2-standard-4", "instance_spot": true}')
         broken = play(google, *options)
         assert broken.returncode != 0
-        assert "NVIDIA_L4_GPUS" in broken.text
+        said = " ".join(broken.text.split())
+        for word in ("The machine s2s-vm", "NVIDIA_L4_GPUS", "quota is used up", "run the playbook again"):
+            assert word in said, broken.text[-3000:]
         again = play(google, *options)
         assert again.returncode == 0, again.text[-4000:]
         assert len(google.asked("POST", r"/addresses$")) == 1, "what was made before is not made again"
         body = google.asked("POST", MACHINES)[-1]
     scheduling = body["scheduling"]
     assert (scheduling["provisioningModel"], scheduling["onHostMaintenance"]) == ("SPOT", "TERMINATE")
+
+
+def test_an_account_without_rights_is_told_which_it_needs_whether_it_looks_makes_or_deletes(made, play):
+    google, _ = made
+    faults = (
+        ("present", Fault("GET", r"/firewalls/s2s-vm-web$"), "roles/compute.securityAdmin"),
+        ("absent", Fault("DELETE", r"/instances/s2s-vm$"), "roles/compute.instanceAdmin.v1"),
+    )
+    for state, fault, role in faults:
+        google.faults = [fault]
+        broken = play(google, state=state)
+        assert broken.returncode != 0
+        said = " ".join(broken.text.split())
+        assert f"Your account may not do this. It needs {role} in project {PROJECT}" in said, broken.text[-3000:]
+    with GoogleStub() as fresh:
+        fresh.faults = [Fault("POST", r"/addresses$")]
+        assert "roles/compute.publicIpAdmin" in play(fresh).text
+    google.faults = []
+    assert play(google).returncode == 0
 
 
 def test_absent_deletes_what_was_made(made, play):

@@ -32,6 +32,7 @@ from s2s.synth import banks, photos
 from s2s.synth.dataset import ClipRecord, make_dataset
 from s2s.synth.script import KINDS, ScriptedEvent
 from s2s.timing.net import TimingConfig, TimingNet
+from s2s.training.costs import counted
 from s2s.training.regnet import (
     RegNetTrainConfig,
     cached,
@@ -160,57 +161,53 @@ def train_all(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     recorded = run_dir / "recorded" if recipe.recordings else None
-    if recorded is not None and not (recorded / "bank.json").exists():
-        banks.fetch(recorded)
     clip = ClipSpec()
     own = [record for record in read_records(clips, "train") if record.events] if clips else []
     measured = features_of(features) if features else {}
-    takes = takes_of_run(run_dir, recipe.takes_per_kind, recorded, listen=recipe.recordings)
+    with counted(run_dir, "sounds"):
+        if recorded is not None and not (recorded / "bank.json").exists():
+            banks.fetch(recorded)
+        takes = takes_of_run(run_dir, recipe.takes_per_kind, recorded, listen=recipe.recordings)
     network = recipe.regnet.network.model_copy(update={"takes": takes})
     regnet = recipe.regnet.model_copy(update={"network": network})
-    data = run_dir / "data"
-    train = [
-        record
-        for seed in recipe.train_seeds
-        for record in _rendered_set(recipe, data / f"train-{seed}", recipe.train_clips, seed, "train")
-    ]
-    train += _solid_set(recipe, run_dir)
-    _rendered_set(recipe, data / "val", recipe.validation_clips, recipe.validation_seed, "train")
-    test = _rendered_set(recipe, data / "test", recipe.test_clips, recipe.test_seed, "test")
-    networks: dict[str, torch.nn.Module] = {"timing": _timing(recipe, run_dir, clips, measured)}
-    recogniser = new_recogniser(run_dir / "photographs") if recipe.photographs else None
+    with counted(run_dir, "renders"):
+        train, test = _renders(recipe, run_dir)
+    networks: dict[str, torch.nn.Module] = {}
+    with counted(run_dir, "timing"):
+        networks["timing"] = _timing(recipe, run_dir, clips, measured)
     usable = [record for record in train if len({event.kind for event in record.events}) == 1][: recipe.stream_clips]
     paired = [*range(len(usable))[: recipe.rendered_clips], *range(len(usable), len(usable) + len(own))]
     usable += own
-    seen = see_all(usable, run_dir / "seen", clip, recogniser, measured)
-    if recogniser is not None:
-        looks = restyled_looks(
-            seen, recogniser, run_dir / "restyled.safetensors", seed=recipe.seed, on_clip=_counter("restyling clips")
-        )
-        looks = np.concatenate([looks, np.stack([clip_seen.photo for clip_seen in seen])], axis=1)
-        named = train_head(recogniser, looks, [clip_seen.kind for clip_seen in seen], seed=recipe.seed)
-        log.info("recogniser: %.0f %% of training clips named by its head", 100 * named)
-        networks["recogniser"] = recogniser
+    with counted(run_dir, "recogniser"):
+        recogniser = new_recogniser(run_dir / "photographs") if recipe.photographs else None
+        seen = see_all(usable, run_dir / "seen", clip, recogniser, measured)
+        if recogniser is not None:
+            _teach_names(recogniser, seen, run_dir, recipe.seed)
+            networks["recogniser"] = recogniser
     for role, config in (("tsn_rgb", small_rgb(KINDS)), ("tsn_flow", small_flow(KINDS))):
-        networks[role] = _stream(recipe, config, seen, run_dir / role, device)
-    rendered = cached(
-        run_dir / "rendered.safetensors",
-        lambda: make_rendered(
-            [usable[index] for index in paired],
-            [visual_features(seen[index], networks["tsn_rgb"], networks["tsn_flow"]) for index in paired],
-            regnet,
-            clip,
-            recorded,
-        ),
-    )
-    networks["regnet"] = _regnet(regnet, run_dir / "regnet", rendered, recorded, clip, device)
-    networks["vocoder"] = _vocoder(recipe, run_dir / "vocoder", recorded, device)
-    if recipe.recordings:
-        ear = Yamnet(fetch_yamnet(run_dir))
-        networks["regnet"] = best_takes_first(networks["regnet"], networks["vocoder"], clip, ear)
-    sources = sources_of(recorded, recipe.photographs) + _sources_of_photos(train) + _sources_of_clips(own)
-    held_out = [record for record in read_records(clips, "test") if record.events] if clips else []
-    return finish_bundle(recipe.name, networks, bundle_dir, test, sources, held_out)
+        with counted(run_dir, role):
+            networks[role] = _stream(recipe, config, seen, run_dir / role, device)
+    with counted(run_dir, "regnet"):
+        rendered = cached(
+            run_dir / "rendered.safetensors",
+            lambda: make_rendered(
+                [usable[index] for index in paired],
+                [visual_features(seen[index], networks["tsn_rgb"], networks["tsn_flow"]) for index in paired],
+                regnet,
+                clip,
+                recorded,
+            ),
+        )
+        networks["regnet"] = _regnet(regnet, run_dir / "regnet", rendered, recorded, clip, device)
+    with counted(run_dir, "vocoder"):
+        networks["vocoder"] = _vocoder(recipe, run_dir / "vocoder", recorded, device)
+    with counted(run_dir, "bundle"):
+        if recipe.recordings:
+            ear = Yamnet(fetch_yamnet(run_dir))
+            networks["regnet"] = best_takes_first(networks["regnet"], networks["vocoder"], clip, ear)
+        sources = sources_of(recorded, recipe.photographs) + _sources_of_photos(train) + _sources_of_clips(own)
+        held_out = [record for record in read_records(clips, "test") if record.events] if clips else []
+        return finish_bundle(recipe.name, networks, bundle_dir, test, sources, held_out)
 
 
 def best_takes_first(regnet: Generator, vocoder: ParallelWaveNet, clip: ClipSpec, ear: Yamnet) -> Generator:
@@ -266,6 +263,19 @@ def _rendered_set(recipe: Recipe, home: Path, n: int, seed: int, split: str) -> 
         short_side_px=recipe.short_side_px,
         on_clip=_counter(f"rendering {home.name}"),
     )
+
+
+def _renders(recipe: Recipe, run_dir: Path) -> tuple[list[ClipRecord], list[ClipRecord]]:
+    """The clips to learn from and the held-out ones; those that the timing net is chosen on are made as well."""
+    data = run_dir / "data"
+    train = [
+        record
+        for seed in recipe.train_seeds
+        for record in _rendered_set(recipe, data / f"train-{seed}", recipe.train_clips, seed, "train")
+    ]
+    train += _solid_set(recipe, run_dir)
+    _rendered_set(recipe, data / "val", recipe.validation_clips, recipe.validation_seed, "train")
+    return train, _rendered_set(recipe, data / "test", recipe.test_clips, recipe.test_seed, "test")
 
 
 def _solid_set(recipe: Recipe, run_dir: Path) -> list[ClipRecord]:
@@ -328,6 +338,16 @@ def see_all(
         seen.append(SeenClip(**arrays, events=events, kind=KINDS.index(record.events[0].kind)))
         count(index + 1, len(records))
     return seen
+
+
+def _teach_names(recogniser: Recogniser, seen: list[SeenClip], run_dir: Path, seed: int) -> None:
+    """Trains its head on the clips' pictures as they are and as they might look."""
+    looks = restyled_looks(
+        seen, recogniser, run_dir / "restyled.safetensors", seed=seed, on_clip=_counter("restyling clips")
+    )
+    looks = np.concatenate([looks, np.stack([clip_seen.photo for clip_seen in seen])], axis=1)
+    named = train_head(recogniser, looks, [clip_seen.kind for clip_seen in seen], seed=seed)
+    log.info("recogniser: %.0f %% of training clips named by its head", 100 * named)
 
 
 def _stream(recipe: Recipe, config, seen: list[SeenClip], home: Path, device: str) -> TsnStream:

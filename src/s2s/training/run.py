@@ -1,6 +1,7 @@
 """A whole run: the chain of training, then a report on its bundle. What is finished is not done again.
 
 RUN/asked.json, RUN/finished              which clips it learns from; digests of recipe and finished bundle
+RUN/costs.json                                wall and CPU time of each stage, see s2s.training.costs
 RUN/report/renders/{index.html,study.json}    the bundle on renders that nothing else uses
 RUN/report/own/...                            and on the held-out clips of the set it learned from, if there is one
 """

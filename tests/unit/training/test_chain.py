@@ -12,6 +12,7 @@ from s2s.pipeline import SoundGenerator
 from s2s.regnet.generator import Generator
 from s2s.spec import ClipSpec
 from s2s.training.chain import RECIPES, best_takes_first, train_all
+from s2s.training.costs import costs_of
 from s2s.training.regnet import small_network
 from s2s.training.takes import TAGS
 from s2s.wavenet_vocoder.parallel import ParallelWaveNet, ParallelWaveNetConfig
@@ -26,6 +27,8 @@ def test_one_command_makes_a_working_bundle_from_nothing_and_a_second_run_redoes
     assert "strict_skill" in manifest.metrics["rendered_held_out"]
     assert manifest.trained_on
 
+    stages = ["sounds", "renders", "timing", "recogniser", "tsn_rgb", "tsn_flow", "regnet", "vocoder", "bundle"]
+    assert list(costs_of(run)) == stages
     made = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix in (".mp4", ".safetensors")}
     again = train_all(RECIPES["tiny"], run, bundle)
     assert made == {path: path.stat().st_mtime_ns for path in made}
