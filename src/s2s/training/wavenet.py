@@ -2,7 +2,9 @@
 
 Teacher forced: each sample is foretold from the true ones before it and the mel of its moment, and the loss is the
 negative log-likelihood of the 16-bit level that holds it under a mixture of logistics (PixelCNN++, Salimans et al.
-2017) or a categorical. The mel is of the true sound, as in published vocoders.
+2017) or a categorical. The mel is of the true sound, as in published vocoders. `history_noise` makes the past samples
+less worth trusting than the mel (FFTNet, Jin et al. 2018, section 2.3.3): a net that always heard the truth hardly
+looks at its mel, and drifts when it hears itself.
 
     python -m s2s.training.wavenet --run-dir runs/wavenet --minutes 20 [--recipe small|published]
 
@@ -53,6 +55,9 @@ class WaveNetTrainConfig(SoundTrainConfig):
     heard_clips: int = Field(2, description="held-out clips that are also generated; each takes a sample at a time")
     gradient_clip: float = 1.0
     ema_decay: float = 0.9995
+    history_noise: float = Field(
+        0.0, ge=0, description="most noise on the past samples that the net hears, share of the segment's rms"
+    )
 
 
 RECIPES = {
@@ -79,17 +84,24 @@ class WaveNetTrainer:
         config = self.config
         torch.manual_seed(config.seed * 1_000_003 + self.step)  # dropout: a resumed run drops the same inputs
         true = torch.from_numpy(training_batch(config, self.bank, self.step)).to(self.device)
-        loss = self._loss(self.model, true)
+        loss = self._loss(self.model, true, self._history(true))
         rate = learning_rate(config, self.step)
         update(self.optimizer, self.model, loss, rate, config.gradient_clip)
         self.step += 1
         self.ema.update(self.model, self.step)
         return {"nats": loss.item(), "rate": rate}
 
-    def _loss(self, model: WaveNet, waveform: Tensor) -> Tensor:
-        """(B, M * hop_length) -> nats a sample, scalar."""
+    def _history(self, waveform: Tensor) -> Tensor:
+        """(B, N): the waveform with noise of a random level, up to `history_noise` of its rms."""
+        share = self.config.history_noise * torch.rand(len(waveform), 1, device=waveform.device)
+        level = waveform.square().mean(1, keepdim=True).sqrt()
+        return waveform + share * level * torch.randn_like(waveform)
+
+    def _loss(self, model: WaveNet, waveform: Tensor, history: Tensor | None = None) -> Tensor:
+        """(B, M * hop_length), and what the net hears of it (None: the truth) -> nats a sample, scalar."""
         mel = self.mel(waveform)[..., :-1]  # the last frame has no sample of its own
-        return negative_log_likelihood(model(teacher_inputs(waveform, model.config), mel), waveform, model.config)
+        inputs = teacher_inputs(waveform if history is None else history, model.config)
+        return negative_log_likelihood(model(inputs, mel), waveform, model.config)
 
     @torch.no_grad()
     def validate(self, clips: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
