@@ -226,10 +226,12 @@ def parse_debian_copyright(text: str) -> dict[str, tuple[str, str]]:
 
 def _ion_sound(scratch: Path) -> tuple[str, str, Iterator[_Found]]:
     with npm_package("ion-sound", "3.0.7", ION_SOUND_SHA512) as archive:
-        archive.extractall(scratch / "ion", filter="data")
+        for member in archive:  # by hand: extractall has no filter in Debian's Python 3.11
+            if member.isfile() and Path(member.name).match("package/sounds/*.mp3"):
+                (scratch / Path(member.name).name).write_bytes(archive.extractfile(member).read())
 
     def files() -> Iterator[_Found]:
-        for path in sorted((scratch / "ion" / "package" / "sounds").glob("*.mp3")):
+        for path in sorted(scratch.glob("*.mp3")):
             if choice := _choose(path.name, _ION_SOUND):
                 yield _Found(path, path.name, choice, "MIT", "Denis Ineshin (IonDen)")
 
