@@ -61,7 +61,7 @@ class WaveNetTrainConfig(SoundTrainConfig):
 
 
 RECIPES = {
-    "small": WaveNetTrainConfig(),
+    "small": WaveNetTrainConfig(history_noise=0.5),
     "published": WaveNetTrainConfig(model=PUBLISHED, steps=1_000_000, batch=2, segment_frames=32, heard_clips=0),
 }
 
