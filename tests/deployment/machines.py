@@ -11,7 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -60,15 +60,22 @@ def hand_over(engine: Engine, image: str) -> None:
     done = STORE / "handed-over" / image.replace("/", "_").replace(":", "_")
     if done.exists():
         return
+    if done.parent.exists():  # a former base, and what was pushed on it
+        shutil.rmtree(STORE)
     repository = STORE / "repositories" / "handed-over"
-    save = subprocess.Popen(["docker", "save", image], env=engine.environment(), stdout=subprocess.PIPE)
     digests: dict[str, tuple[str, int]] = {}  # member of the archive -> digest, bytes
-    with tarfile.open(fileobj=save.stdout, mode="r|", bufsize=1 << 20) as archive:
-        for member in archive:
-            if member.isreg():
-                digests[member.name] = _store_blob(archive.extractfile(member))
-    if save.wait(60):
-        raise RuntimeError(f"docker save {image} failed")
+    with tempfile.TemporaryFile() as words:
+        save = subprocess.Popen(
+            ["docker", "save", image], env=engine.environment(), stdout=subprocess.PIPE, stderr=words
+        )
+        with suppress(tarfile.ReadError), tarfile.open(fileobj=save.stdout, mode="r|", bufsize=1 << 20) as archive:
+            for member in archive:
+                if member.isreg():
+                    digests[member.name] = _store_blob(archive.extractfile(member))
+        save.stdout.close()
+        if save.wait(60) or "manifest.json" not in digests:
+            words.seek(0)
+            raise RuntimeError(f"docker save {image}: {words.read().decode(errors='replace')}")
 
     def described(kind: str, name: str) -> dict:
         digest, size = digests[name]
