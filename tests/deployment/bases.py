@@ -101,9 +101,10 @@ def _torch_python(engine: Engine) -> str:
 
 def _forget_torch(engine: Engine) -> None:
     """Removes the former torch base with all that was built on it: some 15 GB that no later build can use."""
-    rows = engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
-    of_it = [row for row in rows if row.startswith("local/torch-python:") or row.endswith(":test")]
-    if of_it:
+    names = engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "local/*").split()
+    layers = {name: engine.docker("image", "inspect", "-f", "{{.RootFS.Layers}}", name).strip("[]\n") for name in names}
+    former = tuple(layers[name] for name in names if name.startswith("local/torch-python:"))
+    if of_it := [name for name in names if former and layers[name].startswith(former)]:
         engine.docker("rmi", "--force", *of_it)
         engine.docker("builder", "prune", "--force", "--all", timeout_s=300)
 

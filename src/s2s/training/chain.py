@@ -105,7 +105,7 @@ RECIPES = {
         train_clips=400,
         validation_clips=100,
         test_clips=120,
-        timing=TimingTraining(steps=3000, seed=1),
+        timing=TimingTraining(net=TimingConfig(cell_width=48, head_width=96), steps=3000, seed=1),
         stream_clips=1200,
         stream_steps={"tsn_rgb": 2400, "tsn_flow": 3000},
         regnet=small_recipe(small_network(384)),
