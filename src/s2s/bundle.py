@@ -271,7 +271,7 @@ def _load_network(folder: Path, role: str, entry: NetworkEntry) -> nn.Module:
         network = getattr(module, kind.network_class)(config)
         network.load_state_dict(load_file(folder / entry.file))
         if entry.int8 is not None:
-            if entry.kind != "wavenet" or len(entry.int8.scales) != 2 * config.layers + 1:
+            if entry.kind != "wavenet" or len(entry.int8.scales) != sum(config.int8_widths):
                 raise ArtifactError(f"The {role}'s int8 scales in {MANIFEST_NAME} are not those of its network.",
                                     hint="Run `s2s bundle calibrate` again.")
             network.int8 = entry.int8

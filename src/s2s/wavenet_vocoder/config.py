@@ -69,6 +69,12 @@ class WaveNetConfig(BaseModel):
         """Uniform numbers a sample: one a choice (Gumbel), and for a mixture one for the logistic's value, last."""
         return self.n_mixtures + 1 if self.distribution == "logistic_mixture" else self.out_channels
 
+    @property
+    def int8_widths(self) -> tuple[int, ...]:
+        """Channels of what goes into products as 8 bits: each layer's input, each layer's gate output, the mel."""
+        half = self.gate_channels // 2
+        return (*[self.residual_channels] * self.layers, *[half] * self.layers, self.cin_channels)
+
 
 PUBLISHED = WaveNetConfig()
 SMALL = WaveNetConfig(  # one clip in real time on one core, exactly
@@ -92,7 +98,7 @@ class Int8(BaseModel):
     MEL_MARGIN_DB: ClassVar[float] = 0.2
     ONSET_MARGIN: ClassVar[float] = 0.02
 
-    scales: tuple[float, ...] = Field(description="of each layer's input, each layer's gate output, the conditioning")
+    scales: tuple[float, ...] = Field(description="of each channel of the tensors of WaveNetConfig.int8_widths")
     sound_s: float = Field(description="seconds of sound that were listened to")
     logit_snr_db: float
     mel_db: float = Field(description="distance of the 32-bit sound from the mel that was asked for")

@@ -14,11 +14,13 @@ from s2s import vocode as vocode_module
 from s2s.bundle import MANIFEST_NAME, BundleManifest, load_bundle, read_manifest, save_bundle, save_int8
 from s2s.cli import app
 from s2s.errors import ArtifactError, InputError
-from s2s.evaluation.int8 import measure_int8
+from s2s.evaluation.int8 import _logit_snr_db, measure_int8
 from s2s.media.audio import write_wav
+from s2s.mel import mel_spectrogram
 from s2s.vocode import vocode
 from s2s.wavenet_vocoder.config import Int8, WaveNetConfig
-from s2s.wavenet_vocoder.engine import available_isas, generate_clip
+from s2s.wavenet_vocoder.engine import available_isas, calibrate, generate_clip
+from s2s.wavenet_vocoder.mixture import draw_noise
 from s2s.wavenet_vocoder.wavenet import WaveNet
 
 needs_engine = pytest.mark.skipif(not available_isas(), reason="the engine is not built here (install g++)")
@@ -33,7 +35,13 @@ SMALL = WaveNetConfig(
     dropout=0.0,
 )
 UNMOVED = Int8(
-    scales=(0.01,) * 9, sound_s=8, logit_snr_db=25, mel_db=9, int8_mel_db=9.1, onset_f1=0.9, seed_onset_f1=0.85
+    scales=(0.01,) * sum(SMALL.int8_widths),
+    sound_s=8,
+    logit_snr_db=25,
+    mel_db=9,
+    int8_mel_db=9.1,
+    onset_f1=0.9,
+    seed_onset_f1=0.85,
 )
 
 
@@ -61,12 +69,28 @@ def _bundle(path: Path, net: WaveNet) -> Path:
 def test_what_8_bits_change_is_measured_on_sounds_that_gave_no_scale(net: WaveNet):
     sounds = _hits(4)
     found = measure_int8(net, sounds)
-    assert len(found.scales) == 2 * SMALL.layers + 1
+    assert len(found.scales) == sum(SMALL.int8_widths)
     assert found.sound_s == pytest.approx(1.0, abs=0.03)  # two of the four
     assert found.logit_snr_db > 15
     assert abs(found.int8_mel_db - found.mel_db) < 1
     louder = [sounds[0], sounds[1] * 1.5, sounds[2], sounds[3] * 1.5]
     assert measure_int8(net, louder).scales == found.scales
+
+
+@needs_engine
+def test_a_channel_that_stays_small_is_not_drowned_in_the_steps_of_a_large_one(net: WaveNet):
+    with torch.no_grad():
+        net.first_conv.weight_g[0] *= 30
+        for layer in net.conv_layers:  # which nothing needs
+            layer.conv.weight_v[:, 0] *= 0.01
+    sounds = _hits(2)
+    sound = torch.from_numpy(np.stack(sounds))[:, :4096]
+    mel = torch.from_numpy(np.stack([mel_spectrogram(each)[:, :16] for each in sounds]))
+    noise = np.stack([draw_noise(seed, 0, 4096, SMALL) for seed in range(2)])
+    scales = calibrate(net, mel, torch.from_numpy(noise))
+    widths = np.cumsum(SMALL.int8_widths)[:-1]
+    one_a_tensor = [max(part) for part in np.split(np.array(scales), widths) for _ in part]
+    assert _logit_snr_db(net, scales, sound, mel) > _logit_snr_db(net, one_a_tensor, sound, mel) + 3
 
 
 @needs_engine

@@ -30,10 +30,11 @@ from s2s.wavenet_vocoder.wavenet import SQRT_HALF, WaveNet, fused_weights
 
 log = logging.getLogger(__name__)
 
-ABI = 2  # of the C interface; must be the number in wavenet_engine.cpp
+ABI = 3  # of the C interface; must be the number in wavenet_engine.cpp
 LOOK_AHEAD = 8  # samples whose past taps are computed at once
 LOOK_AHEAD_ALONE = 64  # for a single stream: what is known ahead stays out of the cache for longer
 POLL_S = 0.05  # seconds between two looks at `should_stop`
+QUIETEST = 16  # times a channel's largest magnitude may be under its tensor's and still count, see `calibrate`
 CHUNK_BYTES = 16 << 20  # of conditioning and noise handed over at once
 Precision = Literal["fp32", "int8"]
 OnSamples = Callable[[int], None]
@@ -372,14 +373,21 @@ def engine_noise(uniform: Tensor, config: WaveNetConfig) -> np.ndarray:
 def calibrate(net: WaveNet, mel: Tensor, noise: Tensor, *, isa: Isa | None = None) -> list[float]:
     """Activation scales for int8: what the fp32 engine sees while it makes sound of `mel` (B, cin, M) with `noise`.
 
-    One number a tensor: each layer's input, each layer's gate output, the conditioning. They belong to the weights and
-    travel with them.
+    One number a channel of each tensor of `int8_widths`. They belong to the weights and travel with them. A channel
+    that stays small gets finer steps, but only by the square root of how much smaller it is: what its steps gain, the
+    weights that read it lose (Xiao et al., SmoothQuant, 2023, section 4). None gets steps finer than a quarter of the
+    coarsest: what was quiet here may be loud in another sound.
     """
-    engine = WaveNetEngine(net, isa=isa, look_ahead=look_ahead_for(mel.shape[0], net.config))
+    config = net.config
+    engine = WaveNetEngine(net, isa=isa, look_ahead=look_ahead_for(mel.shape[0], config))
     sampler = EngineSampler(engine, mel.shape[0])
-    seen = np.zeros(2 * net.config.layers + 1, np.float32)
-    sampler._run(mel, mel.shape[2] * net.config.hop_length, noise=noise, seen=seen)
-    return [max(float(most), 1e-6) / 127 for most in seen]
+    seen = np.zeros(sum(config.int8_widths), np.float32)
+    sampler._run(mel, mel.shape[2] * config.hop_length, noise=noise, seen=seen)
+    reach = []
+    for channels in np.split(seen, np.cumsum(config.int8_widths)[:-1]):
+        most = max(channels.max(initial=0), 1e-6)
+        reach += list(np.sqrt(np.maximum(channels, most / QUIETEST) * most))
+    return [float(f"{each / 127:.4g}") for each in reach]
 
 
 def engine_for(net: WaveNet, streams: int, scales: Sequence[float] | None = None) -> WaveNetEngine:

@@ -263,7 +263,7 @@ S2S_INLINE vf gate(vf a, vf b) {
     return (1.0f - ea) / ((1.0f + ea) * (1.0f + eb));
 }
 
-S2S_INLINE void store_quantised(uint8_t* p, vf x, float per_unit) {
+S2S_INLINE void store_quantised(uint8_t* p, vf x, vf per_unit) {
     const float magic = 12582912.0f;
     const vf rounded = clamp(x * per_unit, -127.0f, 127.0f) + magic;
     const vi q = (vi)rounded - (0x4B400000 - OFFSET);
@@ -279,7 +279,7 @@ template <class T> struct Layer {
     Matrix<T>* past;       // [kernel - 1], nearest tap first
     Matrix<float> table;   // conditioning per frame
     const float *bias, *out_bias;
-    float x_per_unit = 1, z_per_unit = 1;  // int8: 1 / activation scale
+    const float *x_per_unit, *z_per_unit;  // int8: 1 / activation scale, per channel
 };
 
 template <class T> struct PackedNet : Net {
@@ -289,7 +289,7 @@ template <class T> struct PackedNet : Net {
     Layer<T>* layer;
     const float *first, *first_bias, *skip_bias, *head_bias, *final_bias, *value;
     Matrix<float> head, last;
-    float cond_per_unit = 1;
+    const float* cond_per_unit;
 
     static constexpr bool quantised = sizeof(T) == 1;
 
@@ -307,15 +307,15 @@ template <class T> struct PackedNet : Net {
         return out;
     }
 
-    // float, 24 bits: the same rounded weights. int8: fold the activation scales into the columns, then one weight scale
+    // float, 24 bits: the same rounded weights. int8: fold the channels' scales into the columns, then one weight scale
     // per row over all `count` matrices, because they add into one sum.
-    template <class F> void pack_rows(Matrix<F>** m, float** dense, const float*, const int* cols, int rows, int count) {
+    template <class F> void pack_rows(Matrix<F>** m, float** dense, const float**, const int* cols, int rows, int count) {
         for (int i = 0; i < count; i++) {
             for (int r = 0; r < rows; r++) round_to_grid(dense[i] + long(r) * cols[i], cols[i]);
             pack(i ? seldom : arena, *m[i], dense[i], rows, cols[i]);
         }
     }
-    void pack_rows(Matrix<int8_t>** m, float** dense, const float* act_scale, const int* cols, int rows, int count) {
+    void pack_rows(Matrix<int8_t>** m, float** dense, const float** act_scale, const int* cols, int rows, int count) {
         float* scale = arena.take<float>(rows);
         int32_t* start = arena.take<int32_t>(rows);
         Buffer<int8_t> q[16];
@@ -324,7 +324,7 @@ template <class T> struct PackedNet : Net {
             float most = 0;
             for (int i = 0; i < count; i++)
                 for (int c = 0; c < cols[i]; c++) {
-                    const float a = __builtin_fabsf(dense[i][long(r) * cols[i] + c] * act_scale[i]);
+                    const float a = __builtin_fabsf(dense[i][long(r) * cols[i] + c] * act_scale[i][c]);
                     most = a > most ? a : most;
                 }
             scale[r] = most > 0 ? most / 127.0f : 1.0f;
@@ -332,7 +332,7 @@ template <class T> struct PackedNet : Net {
             for (int i = 0; i < count; i++)
                 for (int c = 0; c < cols[i]; c++) {
                     const long at = long(r) * cols[i] + c;
-                    q[i].data[at] = int8_t(__builtin_lrintf(dense[i][at] * act_scale[i] / scale[r]));
+                    q[i].data[at] = int8_t(__builtin_lrintf(dense[i][at] * act_scale[i][c] / scale[r]));
                     sum += q[i].data[at];
                 }
             start[r] = -OFFSET * sum;
@@ -343,8 +343,17 @@ template <class T> struct PackedNet : Net {
             m[i]->start = start;
         }
     }
+    // int8: scales padded into `to`; returns what they divide by. A padded channel is 0 and stays 0.
+    const float* scales_of(const float* from, int n, int n_padded, float* to) {
+        float* per_unit = arena.take<float>(n_padded);
+        for (int i = 0; i < n_padded; i++) {
+            to[i] = i < n ? from[i] : 1.0f;
+            per_unit[i] = 1.0f / to[i];
+        }
+        return per_unit;
+    }
     template <class M> void pack_one(Matrix<M>& m, const float* src, int rows, int cols, int rows_padded, int cols_padded,
-                                     float act_scale) {
+                                     const float* act_scale) {
         Buffer<float> dense(long(rows_padded) * cols_padded);
         spread(dense.data, cols_padded, rows, rows, src, rows, cols, cols, 1);
         Matrix<M>* list[1] = {&m};
@@ -359,13 +368,15 @@ template <class T> struct PackedNet : Net {
         spread(table, R, s.inputs, s.inputs, *arrays++, s.inputs, s.residual, s.residual, 1);
         first = table;
         first_bias = padded(*arrays++, s.residual, R, s.residual, R);
-        const float cond_scale = quantised && s.hop == 1 ? act_scale[2 * s.layers] : 1.0f;
-        cond_per_unit = 1.0f / cond_scale;
+        Buffer<float> x_scale(R), z_scale(H), cond_scale(C);
+        const float* scale_of_cond = act_scale + s.layers * long(s.residual + s.half);
+        cond_per_unit = quantised && s.hop == 1 ? scales_of(scale_of_cond, s.cond, C, cond_scale.data) : nullptr;
         for (int l = 0; l < s.layers; l++) {
             Layer<T>& a = layer[l];
-            const float x_scale = quantised ? act_scale[l] : 1.0f, z_scale = quantised ? act_scale[s.layers + l] : 1.0f;
-            a.x_per_unit = 1.0f / x_scale;
-            a.z_per_unit = 1.0f / z_scale;
+            if (quantised) {
+                a.x_per_unit = scales_of(act_scale + long(l) * s.residual, s.residual, R, x_scale.data);
+                a.z_per_unit = scales_of(act_scale + long(s.layers) * s.residual + long(l) * s.half, s.half, H, z_scale.data);
+            }
             a.dilation = s.dilation[l];
             a.past = arena.take<Matrix<T>>(s.kernel - 1);
             const float* conv = *arrays++;  // (G, R, kernel); the last tap is the current sample
@@ -374,12 +385,13 @@ template <class T> struct PackedNet : Net {
             const int count = s.kernel + (s.hop == 1 && s.cond > 0);
             Buffer<float> dense[16];
             Matrix<T>* list[16];
-            float *data[16], scales[16];
+            float* data[16];
+            const float* scales[16];
             int cols[16];
             for (int i = 0; i < count; i++) {
                 const bool tap = i < s.kernel;
                 cols[i] = tap ? R : C;
-                scales[i] = tap ? x_scale : cond_scale;
+                scales[i] = tap ? x_scale.data : cond_scale.data;
                 dense[i].resize(long(G) * cols[i]);
                 data[i] = dense[i].data;
                 if (tap)
@@ -395,15 +407,15 @@ template <class T> struct PackedNet : Net {
                 pack<float>(seldom, a.table, frame.data, G, C);
             }
             const float *out_w = *arrays++, *out_b = *arrays++, *skip_w = *arrays++;
-            pack_one<T>(a.out, out_w, s.residual, s.half, R, H, z_scale);
+            pack_one<T>(a.out, out_w, s.residual, s.half, R, H, z_scale.data);
             a.out_bias = padded(out_b, s.residual, R, s.residual, R);
-            pack_one<T>(a.skip, skip_w, s.skip, s.half, S, H, z_scale);
+            pack_one<T>(a.skip, skip_w, s.skip, s.half, S, H, z_scale.data);
         }
         skip_bias = padded(*arrays++, s.skip, S, s.skip, S);
         const float *head_w = *arrays++, *head_b = *arrays++, *final_w = *arrays++, *final_b = *arrays++;
-        pack_one<float>(head, head_w, s.skip, s.skip, S, S, 1);
+        pack_one<float>(head, head_w, s.skip, s.skip, S, S, nullptr);
         head_bias = padded(head_b, s.skip, S, s.skip, S);
-        pack_one<float>(last, final_w, s.out, s.skip, O, S, 1);
+        pack_one<float>(last, final_w, s.out, s.skip, O, S, nullptr);
         final_bias = padded(final_b, s.out, O, s.out, O);
         value = padded(*arrays, s.out, O, s.out, O);  // categorical: the sample that a class stands for
     }
@@ -510,7 +522,7 @@ template <class T> struct Half : Worker {
                     Act* to = cond_columns + (long(j) * B + b) * net.C;
                     if constexpr (quantised) {
                         memcpy(cond_frame, from, s.cond * sizeof(float));
-                        for (int i = 0; i < net.C; i += W) store_quantised(to + i, load(cond_frame + i), net.cond_per_unit);
+                        for (int i = 0; i < net.C; i += W) store_quantised(to + i, load(cond_frame + i), load(net.cond_per_unit + i));
                     } else {
                         memcpy(to, from, s.cond * sizeof(float));
                     }
@@ -553,21 +565,21 @@ template <class T> struct Half : Worker {
             const Acc* from = sum + long(b) * G;
             Act* to = z + long(b) * H;
             if constexpr (quantised) {
-                const float *scale = a.current.scale, *add = net.s.hop > 1 ? table[l] + long(b) * G : a.bias, per_unit = a.z_per_unit;
+                const float *scale = a.current.scale, *add = net.s.hop > 1 ? table[l] + long(b) * G : a.bias;
                 for (int i = 0; i < H; i += W) {
                     const vf first = __builtin_convertvector(load(from + i), vf) * load(scale + i) + load(add + i);
                     const vf second = __builtin_convertvector(load(from + H + i), vf) * load(scale + H + i) + load(add + H + i);
-                    store_quantised(to + i, gate(first, second), per_unit);
+                    store_quantised(to + i, gate(first, second), load(a.z_per_unit + i));
                 }
             } else {
                 for (int i = 0; i < H; i += W) store(to + i, gate(load(from + i), load(from + H + i)));
-                if (seen) note(seen, to, H);
+                if (seen) note(seen, to, net.s.half);
             }
         }
     }
 
     static void note(float* most, const float* values, int n) {
-        for (int i = 0; i < n; i++) *most = __builtin_fmaxf(*most, __builtin_fabsf(values[i]));
+        for (int i = 0; i < n; i++) most[i] = __builtin_fmaxf(most[i], __builtin_fabsf(values[i]));
     }
 
     void step(const Chunk& c, int active, float* seen) {
@@ -585,7 +597,7 @@ template <class T> struct Half : Worker {
                 const vf value = load(w + i) * gain + load(net.first_bias + i);
                 if constexpr (quantised) {
                     store(x + long(b) * net.R + i, value);
-                    store_quantised(to + i, value, net.layer[0].x_per_unit);
+                    store_quantised(to + i, value, load(net.layer[0].x_per_unit + i));
                 } else {
                     store(to + i, value);
                 }
@@ -596,10 +608,10 @@ template <class T> struct Half : Worker {
             Act* in = slot(l, t);
             if constexpr (!quantised)
                 if (seen)
-                    for (int b = 0; b < active; b++) note(seen + l, in + long(b) * net.R, net.R);
+                    for (int b = 0; b < active; b++) note(seen + long(l) * s.residual, in + long(b) * net.R, s.residual);
             Acc* sum = before[l] + (t % span(l)) * B * net.G;
             multiply<T>(a.current, in, net.R, sum, net.G, sum, net.G, active);
-            gates(l, sum, active, seen ? seen + s.layers + l : nullptr);
+            gates(l, sum, active, seen ? seen + long(s.layers) * s.residual + long(l) * s.half : nullptr);
             if (l + 1 < s.layers) residual(l, in, active);  // nobody reads what leaves the last layer
             const int S = net.S;
             if constexpr (quantised) {
@@ -628,14 +640,14 @@ template <class T> struct Half : Worker {
         Act* to = slot(l + 1, t);
         if constexpr (quantised) {
             multiply<T>(a.out, z, net.H, a.out.start, 0, sums, R, active);
-            const float *scale = a.out.scale, per_unit = net.layer[l + 1].x_per_unit;
+            const float *scale = a.out.scale, *per_unit = net.layer[l + 1].x_per_unit;
             for (int b = 0; b < active; b++) {
                 float* exact = x + long(b) * R;
                 const Acc* sum = sums + long(b) * R;
                 for (int i = 0; i < R; i += W) {
                     const vf value = load(exact + i) * gain + load(bias + i) + __builtin_convertvector(load(sum + i), vf) * load(scale + i);
                     store(exact + i, value);
-                    store_quantised(to + long(b) * R + i, value, per_unit);
+                    store_quantised(to + long(b) * R + i, value, load(per_unit + i));
                 }
             }
         } else {
@@ -659,7 +671,9 @@ template <class T> struct Half : Worker {
     void run(const Chunk& c, volatile int32_t* stop, volatile int64_t* done) override {
         const Shape& s = net.s;
         float* seen = c.seen;
-        if (seen && s.cond > 0) note(seen + 2 * s.layers, c.cond, int(c.cond_columns) * s.cond * B);
+        if (seen)
+            for (int64_t i = 0; i < c.cond_columns * B; i++)
+                note(seen + s.layers * long(s.residual + s.half), c.cond + i * s.cond, s.cond);
         int active = B;
         for (int64_t i = 0; i < c.steps && !*stop; i++, t++) {
             while (active > 0 && length.data[active - 1] <= t) active--;
@@ -747,7 +761,7 @@ static int64_t churn_ops(int quantised, long rounds) { return quantised ? churn<
 
 namespace {
 
-constexpr int ABI = 2;
+constexpr int ABI = 3;
 
 // Zeroed memory on 64-byte lines, in huge pages where the system has them: weights are read from end to end each step.
 void* zeroed(size_t bytes) {
@@ -831,7 +845,7 @@ struct Chunk {
     const float* teacher;   // [B][steps], input of each step instead of the last sample (a class where inputs are classes), or null
     float* out;             // [B][steps]
     float* logits;          // [B][steps][out] or null
-    float* seen;            // largest magnitudes [L inputs][L gates][conditioning], or null (fp32, one thread)
+    float* seen;            // largest magnitudes [L][residual], [L][half], [cond], or null (fp32, one thread)
 };
 
 struct Worker {
@@ -962,7 +976,8 @@ S2S_API int s2s_wavenet_abi() { return ABI; }
 S2S_API int s2s_wavenet_available(int isa) { return available(isa); }
 
 // ints: layers, residual, half, skip, out, cond, kernel, hop, ahead, inputs, mixtures, noise, packed, then a dilation a layer.
-// floats: residual_scale, log_scale_min, start. arrays: see PackedNet. act_scale: null for fp32. Null when out of memory.
+// floats: residual_scale, log_scale_min, start. arrays: see PackedNet. act_scale: null for
+// fp32, else one a channel: [layers][residual], [layers][half], [cond]. Null when out of memory.
 S2S_API void* s2s_wavenet_net(int isa, const int32_t* ints, const float* floats, const float* const* arrays, const float* act_scale) {
     if (!available(isa)) return nullptr;
     try {
