@@ -30,9 +30,7 @@ ON_DEBIAN = ("python", "nginx", "postgres", "vm")
 
 def debian(engine: Engine) -> str:
     """A minimal Debian 12 that trusts what this machine trusts, and keeps as little as Debian's own images do."""
-    authorities = sorted(EXTRA_AUTHORITIES.glob("*.crt"))
-    clean = HERE / "docker-clean"
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in (*authorities, clean))).hexdigest()[:16]
+    authorities, clean, version = _authorities(), HERE / "docker-clean", _debian_version()
     archive = CACHE / "bases" / f"debian-bookworm-{version}.tar"
     if not archive.is_file():
         shutil.rmtree(archive.parent, ignore_errors=True)
@@ -54,6 +52,15 @@ def debian(engine: Engine) -> str:
     return "local/debian"
 
 
+def _authorities() -> list[Path]:
+    return sorted(EXTRA_AUTHORITIES.glob("*.crt"))
+
+
+def _debian_version() -> str:
+    files = (*_authorities(), HERE / "docker-clean")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
 def base(engine: Engine, name: str) -> str:
     """`local/<name>` for a name of ON_DEBIAN, or `local/torch-python`. Built when it is not there, or has changed."""
     if name == "torch-python":
@@ -65,9 +72,10 @@ def base(engine: Engine, name: str) -> str:
 
 def _torch_python(engine: Engine) -> str:
     python = base(engine, "python")
-    # By release, not by file: a package asked for by name has one file more than the same one that came along.
+    # By what goes in, not by the image below, which another build of the same makes anew; and by release, not by file:
+    # a package asked for by name has one file more than the same one that came along.
     releases = sorted(f"{dist.name} {dist.version}" for dist in _closure("torch", "torchvision"))
-    content = "\n".join([engine.docker("image", "inspect", "-f", "{{.Id}}", python), *releases])
+    content = "\n".join([_debian_version(), (HERE / "python.Dockerfile").read_text(), *releases])
     version = hashlib.sha256(content.encode()).hexdigest()[:16]
     name = f"local/torch-python:{version}"
     if engine.has_image(name):
@@ -106,7 +114,6 @@ def _forget_torch(engine: Engine) -> None:
     former = tuple(layers[name] for name in names if name.startswith("local/torch-python:"))
     if of_it := [name for name in names if former and layers[name].startswith(former)]:
         engine.docker("rmi", "--force", *of_it)
-        engine.docker("builder", "prune", "--force", "--all", timeout_s=300)
 
 
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
