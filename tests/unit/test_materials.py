@@ -11,7 +11,7 @@ import pytest
 
 from s2s import materials
 from s2s.config import Settings
-from s2s.errors import ProcessingError
+from s2s.errors import ArtifactError, ProcessingError
 from s2s.evaluation import yamnet
 from s2s.synth import banks
 
@@ -27,11 +27,19 @@ def test_materials_take_the_place_of_downloads(tmp_path: Path, monkeypatch):
     (kept / "recorded" / "a.flac").write_bytes(b"sound")
     (kept / "yamnet.tflite").write_bytes(b"ear")
     monkeypatch.setattr(materials, "settings", lambda: Settings(materials=kept))
+    monkeypatch.setattr(yamnet, "SHA256", hashlib.sha256(b"ear").hexdigest())
     for module in (banks, yamnet):
         monkeypatch.setattr(module, "run_client", no_client)
     assert banks.fetch(tmp_path / "run" / "recorded") == 1
     assert (tmp_path / "run" / "recorded" / "a.flac").read_bytes() == b"sound"
     assert yamnet.fetch_yamnet(tmp_path / "run").read_bytes() == b"ear"
+
+
+def test_another_ear_among_the_materials_is_refused(tmp_path: Path, monkeypatch):
+    (tmp_path / "yamnet.tflite").write_bytes(b"another ear")
+    monkeypatch.setattr(materials, "settings", lambda: Settings(materials=tmp_path))
+    with pytest.raises(ArtifactError, match="is not the"):
+        yamnet.fetch_yamnet(tmp_path / "run")
 
 
 def test_without_materials_the_clients_are_called(tmp_path: Path, monkeypatch):

