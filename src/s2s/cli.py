@@ -21,7 +21,7 @@ from rich.table import Table
 
 from s2s.config import settings
 from s2s.data.cli import data_app
-from s2s.errors import InputError, S2SError
+from s2s.errors import InputError, ProcessingError, S2SError
 from s2s.events import Progress as StageProgress
 
 app = typer.Typer(
@@ -218,7 +218,7 @@ def _generate_folder(generator, jobs, options, as_json: bool, quiet: bool) -> No
                     ),
                 )
                 rows.append({"input": str(video), "output": str(target), **sound.report()})
-            except InputError as exc:
+            except (InputError, ProcessingError) as exc:
                 failed += 1
                 rows.append({"input": str(video), "error": str(exc), "code": exc.code})
             bar.update(task, completed=index + 1)

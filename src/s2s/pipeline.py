@@ -21,7 +21,7 @@ import torch
 from s2s.bundle import Bundle, load_bundle
 from s2s.conditioning import choose_take, condition, take_code
 from s2s.config import Limits
-from s2s.errors import Canceled, InputError
+from s2s.errors import ArtifactError, Canceled, InputError
 from s2s.events import Moment, OnProgress, Progress, ShouldStop, SoundEvent, Stage, ignore_progress, never_stop
 from s2s.features import Seen, watch
 from s2s.media.audio import finish, mix, read_audio
@@ -35,6 +35,7 @@ OVERLAP_S = 2.0  # shared by two windows and cross-faded
 TARGET_PEAK = 0.7  # full scale is 1; what a listener expects of a finished sound
 LARGEST_RISE = 10.0  # 20 dB: more would lift the noise under a faint sound into a hiss
 ROOM_TONE_NOTE = "No event was found in the picture; the sound is quiet room tone."
+MOVED_OUT_NOTE = "The offset moved every event out of the clip."
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,15 @@ class SoundGenerator:
     """Loaded once, used for many clips. A request's state is local to `generate`."""
 
     def __init__(self, bundle: Bundle):
+        if "regnet" not in bundle.networks:
+            raise ArtifactError(f"The bundle at {bundle.path} has no RegNet.", hint="Import one into it, or train it.")
         self._bundle = bundle
         self._clip = bundle.manifest.clip
         self.categories: tuple[str, ...] = tuple(bundle.manifest.categories)
 
     @classmethod
     def from_bundle(cls, path: Path, device: str = "cpu") -> SoundGenerator:
-        """Raises ArtifactError when the bundle is missing, damaged or of another version."""
+        """Raises ArtifactError when the bundle is missing, damaged, of another version or without a RegNet."""
         return cls(load_bundle(path, device))
 
     def generate(
@@ -112,6 +115,7 @@ class SoundGenerator:
         with clock.stage(Stage.EVENTS):
             kinds, category, confidence = self._recognise(seen, options.category)
             events = self._find_events(seen, category) if options.events is None else _asked(options.events, category)
+            events = [event for event in events if event.time_s < info.duration_s]
         with clock.stage(Stage.MEL):
             mel = self._predict_mel(seen, events, kinds, category, options.seed, should_stop)
         del seen  # 80 MB for ten minutes
@@ -134,16 +138,17 @@ class SoundGenerator:
             events = _heard_events(waveform, category)
         else:
             events = [replace(event, time_s=event.time_s + options.offset_ms / 1000) for event in events]
+        kept = [event for event in events if 0 <= event.time_s < info.duration_s]
         return GeneratedSound(
             waveform=waveform,
             sample_rate=rate,
             mel=mel,
-            events=[e for e in events if 0 <= e.time_s < info.duration_s],
+            events=kept,
             category=category,
             category_confidence=confidence,
             duration_s=info.duration_s,
             seed=options.seed,
-            notes=[] if events else [ROOM_TONE_NOTE],
+            notes=[] if kept else [MOVED_OUT_NOTE if events else ROOM_TONE_NOTE],
             stage_seconds=clock.seconds,
         )
 

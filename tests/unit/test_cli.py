@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from s2s.cli import app
+from s2s.errors import InputError, ProcessingError
 
 
 def s2s(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -38,6 +39,19 @@ def test_a_bad_file_is_one_clear_line_exit_code_2_and_nothing_left(tmp_path, nam
     assert len(lines) == 1, answer.stderr
     assert says in lines[0].lower()
     assert sorted(p.name for p in tmp_path.iterdir()) == ([name] if content is not None else [])
+
+
+def test_one_clip_that_cannot_be_worked_on_does_not_stop_the_others(tmp_path, monkeypatch):
+    class Generator:
+        def generate_file(self, video, target, **_):
+            raise ProcessingError("The encoder ended.") if video.stem == "a" else InputError("No video.")
+
+    monkeypatch.setattr("s2s.pipeline.SoundGenerator.from_bundle", lambda *_, **__: Generator())
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(b"x")
+    answer = CliRunner().invoke(app, ["generate", str(tmp_path), "--json"])
+    assert answer.exit_code == 2
+    assert [row["error"] for row in json.loads(answer.stdout)] == ["The encoder ended.", "No video."]
 
 
 def test_an_empty_folder_is_a_clear_error(tmp_path):

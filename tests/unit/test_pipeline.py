@@ -14,10 +14,10 @@ from tests.tiny import make_tiny_bundle
 
 from s2s.bundle import load_bundle, save_bundle
 from s2s.config import settings
-from s2s.errors import Canceled, InputError
+from s2s.errors import ArtifactError, Canceled, InputError
 from s2s.events import Stage
 from s2s.media.audio import read_audio
-from s2s.pipeline import ROOM_TONE_NOTE, Options, SoundGenerator, _windows
+from s2s.pipeline import MOVED_OUT_NOTE, ROOM_TONE_NOTE, Moment, Options, SoundGenerator, _windows
 
 LIMITS = settings().cli_limits
 
@@ -104,6 +104,27 @@ def test_without_an_event_there_is_room_tone_and_a_note_that_says_so(bundle, cli
     sound = SoundGenerator.from_bundle(tmp_path / "b").generate(clip, limits=LIMITS)
     assert sound.events == []
     assert sound.notes == [ROOM_TONE_NOTE]
+
+
+def test_moments_beyond_the_end_are_like_none(generator, clip):
+    none, beyond = (
+        generator.generate(clip, limits=LIMITS, options=Options(events=moments)) for moments in ((), (Moment(500.0),))
+    )
+    assert np.array_equal(none.waveform, beyond.waveform)
+    assert (beyond.events, beyond.notes) == ([], [ROOM_TONE_NOTE])
+
+
+def test_an_offset_that_moves_everything_out_says_so(generator, clip):
+    sound = generator.generate(clip, limits=LIMITS, options=Options(events=(Moment(2.0),), offset_ms=1000))
+    assert (sound.events, sound.notes) == ([], [MOVED_OUT_NOTE])
+
+
+def test_a_bundle_without_a_regnet_is_refused_before_any_work(bundle, tmp_path):
+    loaded = load_bundle(bundle)
+    networks = {role: network for role, network in loaded.networks.items() if role != "regnet"}
+    save_bundle(tmp_path / "b", loaded.manifest.model_copy(update={"networks": {}}), networks)
+    with pytest.raises(ArtifactError, match="no RegNet"):
+        SoundGenerator.from_bundle(tmp_path / "b")
 
 
 def test_progress_is_true_counts_in_order_and_never_falls(generator, clip, tmp_path):
