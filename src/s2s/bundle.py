@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ from torch import nn
 from s2s.errors import ArtifactError
 from s2s.spec import PUBLISHED_CLIP, ClipSpec
 from s2s.wavenet_vocoder.config import Int8
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -271,10 +274,11 @@ def _load_network(folder: Path, role: str, entry: NetworkEntry) -> nn.Module:
         network = getattr(module, kind.network_class)(config)
         network.load_state_dict(load_file(folder / entry.file))
         if entry.int8 is not None:
-            if entry.kind != "wavenet" or len(entry.int8.scales) != sum(config.int8_widths):
-                raise ArtifactError(f"The {role}'s int8 scales in {MANIFEST_NAME} are not those of its network.",
-                                    hint="Run `s2s bundle calibrate` again.")
-            network.int8 = entry.int8
+            if entry.kind == "wavenet" and len(entry.int8.scales) == sum(config.int8_widths):
+                network.int8 = entry.int8
+            else:  # its weights are whole all the same
+                log.warning("The %s's int8 scales in %s are not those of its network, so it plays in 32 bits. "
+                            "`s2s bundle calibrate` makes new ones.", role, folder / MANIFEST_NAME)
     except (ImportError, AttributeError) as exc:
         raise ArtifactError(f"This install cannot build the bundle's {role}: {exc}.") from exc
     except ValidationError as exc:

@@ -18,7 +18,7 @@ class WaveNetConfig(BaseModel):
     residual_channels: int = Field(512, gt=0)
     gate_channels: int = Field(512, gt=0, description="both halves together")
     skip_channels: int = Field(256, gt=0)
-    kernel_size: int = Field(3, gt=1)
+    kernel_size: int = Field(3, gt=1, lt=16, description="the engine has room for 15 taps")
     cin_channels: int = Field(80, gt=0, description="mel bands")
     out_channels: int = Field(30, gt=0, description="3 a logistic, or one a level of a categorical")
     distribution: Literal["logistic_mixture", "categorical"] = "logistic_mixture"

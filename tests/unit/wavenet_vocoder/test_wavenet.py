@@ -167,7 +167,9 @@ def test_weight_norm_starts_as_the_plain_weight():
     assert torch.allclose(net.upsample_conv[0].weight.sum(dim=2), torch.ones(1, 1, 4))  # levels are kept at first
 
 
-@pytest.mark.parametrize("wrong", [{"layers": 5}, {"gate_channels": 15}, {"out_channels": 31}, {"scalar_input": False}])
+@pytest.mark.parametrize(
+    "wrong", [{"layers": 5}, {"gate_channels": 15}, {"out_channels": 31}, {"scalar_input": False}, {"kernel_size": 16}]
+)
 def test_sizes_that_cannot_work_are_refused(wrong):
     with pytest.raises(ValidationError):
         WaveNetConfig(**{**SIZES, **wrong})
