@@ -39,6 +39,7 @@ STOP_WITHIN_S = 15.0
 PR_SET_PDEATHSIG = 1
 JVM_OPTIONS = ("-Xms64m", "-Xmx1g", "-XX:MaxDirectMemorySize=512m", "-XX:+ExitOnOutOfMemoryError")
 NOT_FOR_THE_MODEL_SERVER = ("S2S_SECRET_KEY", "S2S_DATABASE_URL")
+LAST_WORDS_BYTES = 65_536  # of a log that grows for as long as the stack runs
 ROOM_FOR_SOUND_BYTES = 8_388_608  # an answer is the clip and its sound; above the limit it would kill the worker
 
 
@@ -73,8 +74,9 @@ class Child:
         self._process.wait()
 
     def last_words(self, n_lines: int = 15) -> str:
-        with suppress(FileNotFoundError):
-            return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-n_lines:])
+        with suppress(FileNotFoundError), self.log_path.open("rb") as log:
+            log.seek(max(0, self.log_path.stat().st_size - LAST_WORDS_BYTES))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-n_lines:])
         return ""
 
 
@@ -239,17 +241,20 @@ def gateway_tools() -> ModuleType:
 
 def _plan(settings: Settings, data_dir: Path, run_dir: Path, free_ports: bool) -> Stack:
     inference = urlsplit(settings.model_server_url)
-    ports = {
-        "port": settings.port,
+    of_model_server = {
         "inference": 8080 if inference.port is None else inference.port,
         "metrics_port": settings.metrics_port,
         "grpc_port": settings.grpc_port,
         "grpc_2": settings.grpc_port + 1 if settings.grpc_port else 0,
     }
+    wanted = {"port": settings.port, **(of_model_server if settings.embedded_worker else {})}
     if free_ports:
-        ports = dict.fromkeys(ports, 0)
-    ports = _claim_ports(settings.host, ports)
-    model_server_url = f"http://127.0.0.1:{ports['inference']}"
+        wanted = dict.fromkeys(wanted, 0)
+    claimed = _claim_ports(settings.host, wanted)
+    ports = of_model_server | claimed  # a model server that runs elsewhere keeps its own
+    model_server_url = settings.model_server_url
+    if settings.embedded_worker:
+        model_server_url = f"http://127.0.0.1:{ports['inference']}"
     shown_host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     settings = settings.model_copy(
         update={

@@ -42,8 +42,8 @@ class Blobs:
     """Local files, below `root/<job id>/`; the scratch directories lie on the same disk, so that `put` is a rename."""
 
     def __init__(self, root: Path, scratch: Path):
-        self.root, self._scratch = root, scratch
-        for folder in (root, scratch):
+        self.root, self._scratch = root.resolve(), scratch.resolve()  # ffmpeg reads them from a directory of its own
+        for folder in (self.root, self._scratch):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager

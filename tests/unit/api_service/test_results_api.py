@@ -3,12 +3,13 @@
 import asyncio
 import io
 import wave
+from pathlib import Path
 
 import av
 import httpx
 import numpy as np
 import pytest
-from gateway_kit import REPORT, finished, said, send
+from gateway_kit import REPORT, finished, running, said, send
 from tests.clips import film, heard
 
 from s2s import wire
@@ -131,6 +132,14 @@ async def test_a_derived_file_is_made_once(gateway, job, monkeypatch):
     monkeypatch.setattr("api_service.api.derive.run_ffmpeg", lambda *args, **kw: pytest.fail("made again"))
     assert (await gateway.get(job["links"]["audio"])).content == first
     assert (await gateway.get(job["links"]["peaks"])).status_code == 200
+
+
+async def test_a_relative_data_directory_will_do(config, model_server, clip, sounding, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # S2S_DATA_DIR's default is relative
+    model_server.plays = [made(sounding)]
+    async with running(config.model_copy(update={"data_dir": Path("var")}), model_server) as gateway:
+        job = await finished(gateway, await send(gateway, clip))
+        assert (await gateway.get(job["links"]["audio"])).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["audio", "peaks", "spectrogram", "description", "result"])
