@@ -6,7 +6,7 @@ import json
 import pytest
 
 from s2s import wire
-from s2s.config import Limits
+from s2s.config import Limits, Settings
 from s2s.errors import Canceled, InputError, ProcessingError, S2SError, UpstreamError
 from s2s.events import Moment, Progress, Stage
 
@@ -74,6 +74,13 @@ def test_bad_requests_are_the_senders_fault(body, headers, code):
         wire.parse_prediction(body, headers, LIMITS)
     assert told.value.code == code
     assert 400 <= wire.STATUS_OF_CODE[code] < 500
+
+
+def test_the_largest_clip_with_the_most_events_fits_in_one_request():
+    limits = Settings().http_limits
+    moments = [{"time_s": 100 + i / 1000, "strength": 0.123456789, "confidence": 0.123456789} for i in range(2000)]
+    body = json.dumps({"file": "", "seed": 2**63 - 1, "category": "drum", "events": moments})
+    assert len(body) + 4 * -(-limits.max_bytes // 3) < limits.max_request_bytes
 
 
 def test_a_video_survives_the_stream():
