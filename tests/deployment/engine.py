@@ -37,6 +37,7 @@ PROGRAMS = {  # what the engine needs -> Debian package
 GUEST_ADDRESS, DNS_ADDRESS = "10.0.2.100", "10.0.2.3"  # slirp4netns' own choice
 PR_SET_PDEATHSIG = 1
 CGROUPS = Path("/sys/fs/cgroup")
+FREE_GB, FREE_GB_FIRST = 15, 35  # with a cache of a former run, and without one
 KEPT_LAYERS = "9GB"  # of the builder, beside the images
 PREFIX = "s2s-engine-"  # of everything that a run leaves where others can see it
 
@@ -254,8 +255,8 @@ class Engine:
 @contextmanager
 def running_engine(cache: Path) -> Iterator[Engine]:
     """One engine on this cache at a time: another one waits. Raises CannotRun with what the machine lacks."""
-    check_machine()
     data_dir, config_dir = cache / "docker", cache / "docker-client"
+    check_machine(FREE_GB if (data_dir / "image").exists() else FREE_GB_FIRST, cache)
     for folder in (data_dir, config_dir):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
@@ -270,8 +271,11 @@ def running_engine(cache: Path) -> Iterator[Engine]:
         yield engine
 
 
-def check_machine() -> None:
+def check_machine(free_gb: int, cache: Path) -> None:
     """Raises CannotRun."""
+    cache.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(cache).free // 10**9) < free_gb:
+        raise CannotRun(f"{free} GB are free at {cache}; images and what they are made of need {free_gb}.")
     if os.geteuid():
         raise CannotRun("The container tests start a Docker engine and need root.")
     missing = sorted({package for name, package in PROGRAMS.items() if not shutil.which(name)})
