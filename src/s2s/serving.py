@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -284,12 +285,16 @@ def _bundle_of(settings: Settings, run_dir: Path) -> Path:
         return settings.bundle.resolve()
     try:
         with zipfile.ZipFile(settings.archive) as archive:
-            return Path(archive.extract("bundle/bundle.json", run_dir)).parent
-    except (OSError, KeyError, zipfile.BadZipFile) as exc:
+            name = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelName"]
+            bundle = Path(archive.extract("bundle/bundle.json", run_dir)).parent
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as exc:
         raise ArtifactError(
             f"{settings.archive} is no .mar with a bundle inside.",
             hint="Make one with `python -m model_deployment.build_mar --whole --bundle FOLDER --out FILE.mar`.",
         ) from exc
+    if name != settings.model_name:
+        raise ArtifactError(f"{settings.archive} holds a model called {name!r}.", hint=f"Set S2S_MODEL_NAME={name}.")
+    return bundle
 
 
 def _claim_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:

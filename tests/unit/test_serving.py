@@ -1,8 +1,10 @@
 """What `s2s serve` plans before anything is started."""
 
+import json
 import socket
 import sys
 import time
+import zipfile
 
 import pytest
 
@@ -25,6 +27,15 @@ def test_without_an_embedded_worker_the_model_server_may_already_run(tmp_path, t
     assert alone.model_server_url == alone.settings.model_server_url == url
     with pytest.raises(ArtifactError, match=f"Port {taken} is taken"):
         _plan(Settings(port=0, model_server_url=url, embedded_worker=True), tmp_path, tmp_path, free_ports=False)
+
+
+def test_an_archive_of_another_name_is_refused_before_anything_starts(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.mar", "w") as archive:
+        archive.writestr("bundle/bundle.json", "{}")
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {"modelName": "other"}}))
+    with pytest.raises(ArtifactError, match="a model called 'other'") as told:
+        _plan(Settings(archive=tmp_path / "other.mar"), tmp_path, tmp_path, free_ports=True)
+    assert "S2S_MODEL_NAME=other" in told.value.hint
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -292,7 +293,7 @@ async def follow_job(
     service: ServiceOf,
     last_event_id: Annotated[str | None, Header(description="Sent by EventSource when it connects again.")] = None,
 ) -> Response:
-    seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else None
+    seen = int(last_event_id) if re.fullmatch(r"[0-9]{1,18}", last_event_id or "") else None
     if seen is not None and seen >= job.seq and job.state in FINISHED:
         return Response(status_code=204)
     return StreamingResponse(

@@ -84,6 +84,8 @@ async def test_a_client_that_comes_back_misses_nothing_and_hears_nothing_twice(g
     assert [name for _, name, _ in whole] == ["progress"] * 4 + ["succeeded"]
     for number, _, _ in whole[:-1]:
         assert await events(gateway, job, number) == [told for told in whole if told[0] > number]
+    nonsense = await gateway.get(job["links"]["events"], headers={"Last-Event-ID": "9" * 5000})
+    assert nonsense.status_code == 200
     last = await gateway.get(job["links"]["events"], headers={"Last-Event-ID": str(whole[-1][0])})
     assert last.status_code == 204, "EventSource must stop asking"
 
