@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from s2s.errors import InputError
 
-CHANGING = (".json", ".jsonl", ".sqlite")  # always copied; all other files never change under their name
+# Made once under their name, so one of the same size is the same file: media and caches that are named by their clip,
+# weights that are named by their hash. All else (checkpoints, the best weights so far, marks) is always copied.
+FIXED = re.compile(
+    r".*\.(mp4|flac|npz|npy|pkl|pth)|(.*/)?(seen|shard-\d+)/[^/]+\.safetensors|.*-[0-9a-f]{8}\.safetensors"
+)
+REMADE = re.compile(r"(.*/)?sounds/[^/]+")  # of a report: another bundle's have the same names
 
 
 def is_remote(place: str) -> bool:
@@ -25,7 +31,7 @@ def pull(place: str, folder: Path) -> int:
     for batch in store.list():
         for entry in batch:
             path = folder / entry["path"]
-            if _same(path, entry["size"]):
+            if _fixed(entry["path"]) and path.exists() and path.stat().st_size == entry["size"]:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(path.name + ".part")
@@ -38,16 +44,19 @@ def pull(place: str, folder: Path) -> int:
 
 
 def push(folder: Path, place: str) -> int:
-    """Brings what is new in `folder` to `place`, the files that name the others last; how many files."""
+    """Brings what is new in `folder` to `place`; how many files.
+
+    In an order that may be cut off anywhere: what names or marks a file comes after it.
+    """
     import obstore
 
     store = _store(place)
     there = {entry["path"]: entry["size"] for batch in store.list() for entry in batch}
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".part"]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".part", ".partial")]
     count = 0
-    for path in sorted(files, key=lambda path: path.suffix in CHANGING):
+    for path in sorted(files, key=_turn):
         name = path.relative_to(folder).as_posix()
-        if path.suffix not in CHANGING and there.get(name) == path.stat().st_size:
+        if _fixed(name) and there.get(name) == path.stat().st_size:
             continue
         obstore.put(store, name, path)
         count += 1
@@ -66,8 +75,14 @@ def fetch(place: str, path: Path) -> Path:
     return path
 
 
-def _same(path: Path, size: int) -> bool:
-    return path.suffix not in CHANGING and path.exists() and path.stat().st_size == size
+def _fixed(name: str) -> bool:
+    return bool(FIXED.fullmatch(name)) and not REMADE.fullmatch(name)
+
+
+def _turn(path: Path) -> tuple[int, int]:
+    """Weights and media; what names them, inner folders first; checkpoints, which know the best weights; marks."""
+    turns = {".json": 1, ".jsonl": 1, ".sqlite": 1, ".pt": 2, "": 3}
+    return turns.get(path.suffix, 0), -len(path.parts)
 
 
 def _store(place: str):

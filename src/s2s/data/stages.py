@@ -6,17 +6,19 @@
 
 ROOT is a folder, gs:// or s3://. A KEY stands for the clips (and the recipe), so that a grown collection is extracted
 and learned from anew beside what was there. A stage returns a digest of what it made, which the next one takes: so a
-pipeline's cache knows when something changed. What a stage did is brought back to ROOT even when it fails; its retry
-goes on.
+pipeline's cache knows when something changed. What a stage did is brought back to ROOT even when it fails or is told to
+end (SIGTERM); its retry goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +40,7 @@ def workspace(root: str, reads: Sequence[str], writes: Sequence[str]) -> Iterato
     if not blobs.is_remote(root):
         yield blobs.local_path(root)
         return
-    with tempfile.TemporaryDirectory(prefix="s2s-stage-") as scratch:
+    with _orderly_end(), tempfile.TemporaryDirectory(prefix="s2s-stage-") as scratch:
         for name in (*reads, *writes):
             blobs.pull(f"{root}/{name}", Path(scratch) / name)
         try:
@@ -47,6 +49,24 @@ def workspace(root: str, reads: Sequence[str], writes: Sequence[str]) -> Iterato
             for name in writes:
                 (Path(scratch) / name).mkdir(parents=True, exist_ok=True)
                 blobs.push(Path(scratch) / name, f"{root}/{name}")
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM, which a preempted machine sends, unwinds the stack once instead of ending the process at once."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one would cut off the way back
+        sys.exit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _clips_key(root: str, more: str = "") -> str:

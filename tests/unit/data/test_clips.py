@@ -210,3 +210,30 @@ def test_a_folder_in_storage_gets_what_is_new_and_the_naming_files_last(tmp_path
     assert (again / "clips" / "a.mp4").read_bytes() == b"clip"
     with pytest.raises(InputError):
         blobs.pull("nowhere://bucket", again)
+
+
+def test_what_is_rewritten_at_the_same_size_is_copied_again_and_marks_come_last(tmp_path, monkeypatch):
+    import obstore
+
+    names = ["vocoder/done", "finished", "vocoder/checkpoint.pt", "vocoder/best.json", "vocoder/best.safetensors"]
+    names += ["report/own/sounds/a.0.flac", "bundles/current.json", "bundles/x/bundle.json"]
+    fixed = ["data/a.mp4", "seen/a.safetensors", "shard-0000/a.safetensors", "bundles/x/regnet-0123abcd.safetensors"]
+    here, there, again = tmp_path / "here", (tmp_path / "there").as_uri(), tmp_path / "again"
+    sent, put = [], obstore.put
+    monkeypatch.setattr(obstore, "put", lambda store, name, path: sent.append(name) or put(store, name, path))
+    for text in ("old", "new"):
+        sent.clear()
+        for name in names + fixed:
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / name).write_text("one" if name in fixed else text)
+        blobs.push(here, there)
+        blobs.pull(there, again)
+        assert all((again / name).read_bytes() == (here / name).read_bytes() for name in names + fixed)
+        assert set(sent[-2:]) == {"vocoder/done", "finished"}
+        for earlier, later in (
+            ("vocoder/best.safetensors", "vocoder/best.json"),
+            ("vocoder/best.json", "vocoder/checkpoint.pt"),
+            ("bundles/x/bundle.json", "bundles/current.json"),
+        ):
+            assert sent.index(earlier) < sent.index(later)
+    assert set(sent) == set(names), "what cannot have changed is not sent twice"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,25 @@ def test_what_was_promoted_is_brought_back_and_the_bundle_of_the_last_run_is_the
         assert json.loads((bucket / "bundles" / "current.json").read_text())["bundle"] == served.name
         of_run = (bucket / "run" / str(seed) / "bundle" / "bundle.json").read_bytes()
         assert (served / "bundle.json").read_bytes() == of_run
+
+
+def test_a_stage_that_is_told_to_end_brings_back_what_it_did(bucket: Path):
+    def stage() -> None:
+        with stages.workspace(ROOT, (), ("run",)) as home:
+            (home / "run").mkdir()
+            (home / "run" / "checkpoint.pt").write_bytes(b"half-way")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    told, before = [], signal.signal(signal.SIGTERM, lambda *_: told.append(1))  # without it a failure ends pytest
+    try:
+        with pytest.raises(SystemExit) as ended:
+            stage()
+        assert ended.value.code == 143
+        assert (bucket / "run" / "checkpoint.pt").read_bytes() == b"half-way"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert told, "afterwards the signal means what it meant before"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.timeout(300)
