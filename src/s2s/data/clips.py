@@ -1,6 +1,7 @@
 """Pieces of videos -> a set of clips (`s2s.data`): cut, one frame rate, one loudness, flags, splits, no duplicates.
 
-    SET/.rows/ID.json        what became of a piece, written after its files: a killed run goes on from these
+    SET/.rows/ID.json        what became of a piece, written after its files: a killed run goes on from these, and a
+                             piece that says something else than its row, or whose files are missing, is made again
 
 Nothing depends on the order in which workers finish.
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -121,31 +123,59 @@ def make_set(
     if not dry_run:
         _agree(root / ".rows" / "asked.json", asked)
     splits = assign_splits(pieces, options)
+    sha256_of_source = cache(sha256_of)  # many pieces are of one video
     rows: dict[str, dict] = {}
 
-    def work(piece: Piece) -> dict:
-        kept = root / ".rows" / f"{piece.id}.json"
-        if not dry_run and kept.exists():
-            return json.loads(kept.read_text(encoding="utf-8"))
+    def make(piece: Piece) -> dict:
+        path = root / ".rows" / f"{piece.id}.json"
+        if not dry_run:
+            path.unlink(missing_ok=True)  # a kill must not leave the old row beside new files
         row = _make_clip(piece, root, splits[piece.id], options, kinds, dry_run)
         if not dry_run:
-            write_whole(kept, json.dumps(row, sort_keys=True, ensure_ascii=False))
+            row["said"] = _said(piece, splits[piece.id], sha256_of_source)
+            write_whole(path, json.dumps(row, sort_keys=True, ensure_ascii=False))
         return row
+
+    def work(piece: Piece) -> dict:
+        path = root / ".rows" / f"{piece.id}.json"
+        if not dry_run and path.exists():
+            row = json.loads(path.read_text(encoding="utf-8"))
+            if row.get("said") == _said(piece, splits[piece.id], sha256_of_source):
+                return row
+        return make(piece)
 
     for done, (piece, row) in enumerate(in_parallel(work, pieces, workers)):
         rows[piece.id] = row
         on_clip(done + 1, len(pieces))
-    found = [Clip.from_json(json.dumps(row["clip"]), root) for _, row in sorted(rows.items())]
-    found = _mark_duplicates(found, {name: row["signature"] for name, row in rows.items()})
-    kept, dropped = [], []
-    for clip in found:
-        (dropped if set(clip.flags) & _dropping(options) else kept).append(clip)
+    kept, dropped = _sorted_out(rows, root, options)
     if not dry_run:
+        # One that was the duplicate of a piece that is not asked for any more.
+        gone = {clip.id for clip in kept if not (clip.video.is_file() and clip.audio.is_file())}
+        again = [piece for piece in pieces if piece.id in gone]
+        if again:
+            rows.update((piece.id, row) for piece, row in in_parallel(make, again, workers))
+            kept, dropped = _sorted_out(rows, root, options)
         for clip in dropped:  # a duplicate has files
             clip.video.unlink(missing_ok=True)
             clip.audio.unlink(missing_ok=True)
         write_manifest(root, kept, dropped, asked)
     return SetReport(kept, dropped)
+
+
+def _said(piece: Piece, split: str | None, sha256_of_source: Callable[[Path], str]) -> str:
+    """A digest of all that decides what becomes of a piece, beside the options. Where its file lies does not."""
+    source = sha256_of_source(piece.video) if piece.video.is_file() else None
+    said = {**asdict(piece), "video": source, "split": split}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _sorted_out(rows: Mapping[str, dict], root: Path, options: ClipOptions) -> tuple[list[Clip], list[Clip]]:
+    """The clips that are kept and those that are dropped, in order of id."""
+    found = [Clip.from_json(json.dumps(row["clip"]), root) for _, row in sorted(rows.items())]
+    kept, dropped = [], []
+    for clip in _mark_duplicates(found, {name: row["signature"] for name, row in rows.items()}):
+        (dropped if set(clip.flags) & _dropping(options) else kept).append(clip)
+    return kept, dropped
 
 
 def in_parallel(work: Callable, items: Iterable, workers: int) -> Iterator[tuple]:

@@ -124,6 +124,40 @@ def test_a_second_run_redoes_nothing_and_other_options_are_refused(tmp_path):
         make_set(pieces, tmp_path / "set", ClipOptions(min_s=2))
 
 
+def test_a_duplicate_whose_twin_is_not_asked_for_any_more_is_made_again(tmp_path):
+    twins = [piece(struck(tmp_path / "a.mp4")), piece(struck(tmp_path / "b.mp4", gain=0.3))]
+    assert [clip.id for clip in make_set(twins, tmp_path / "set").clips] == ["a"]
+    assert [clip.id for clip in make_set(twins[1:], tmp_path / "set").clips] == ["b"]
+    assert verify_set(tmp_path / "set") == 1
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "set" / "clips").iterdir()}
+    make_set(twins[1:], tmp_path / "set")
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_what_is_said_of_a_piece_later_is_what_holds(tmp_path):
+    old = piece(struck(tmp_path / "a.mp4"), licence="unknown")
+    make_set([old], tmp_path / "set")
+    said = replace(old, label="wood", licence="CC0-1.0", split="val")
+    make_set([said], tmp_path / "set")
+    clip = read_clips(tmp_path / "set")[0]
+    assert (clip.label, clip.kind, clip.licence, clip.split) == ("wood", "wood", "CC0-1.0", "val")
+    struck(tmp_path / "a.mp4", times_s=(0.7, 1.5, 2.2))  # another film of the same name
+    make_set([said], tmp_path / "set")
+    assert read_clips(tmp_path / "set")[0].onsets_s == pytest.approx([0.7, 1.5, 2.2], abs=0.03)
+    assert verify_set(tmp_path / "set") == 1
+
+
+def test_a_source_that_becomes_a_test_source_leaves_training(tmp_path):
+    video = struck(tmp_path / "a.mp4", times_s=(0.5, 2.5, 3.1))
+    first = piece(video, "a", source="one video", duration_s=2.0)
+    second = piece(video, "b", source="one video", start_s=2.0, split="test")
+    assert [clip.id for clip in make_set([first], tmp_path / "set").clips] == ["a"]
+    report = make_set([first, second], tmp_path / "set")
+    assert [(clip.id, clip.split) for clip in report.clips] == [("b", "test")]
+    assert report.reasons == {"source_in_other_split": 1}
+    assert not (tmp_path / "set" / "clips" / "a.mp4").exists()
+
+
 def test_quiet_and_loud_recordings_come_out_equally_loud(tmp_path):
     pieces = [
         piece(struck(tmp_path / f"{gain}.mp4", times_s=np.arange(0.5, 3.5, 0.5 + 0.2 * i), gain=gain), f"g{i}")
