@@ -8,6 +8,7 @@ sounds like the clips: they are learned under all takes of their kind in turn.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from s2s.bundle import BundleManifest, Source, load_bundle, save_bundle
 from s2s.conditioning import choose_take, condition, take_code
 from s2s.data.clips import ClipOptions, make_set
 from s2s.data.folder import pieces_of_folder
-from s2s.data.manifest import Clip, read_clips
+from s2s.data.manifest import Clip, read_clips, sha256_of
 from s2s.errors import ArtifactError, InputError
 from s2s.events import SoundEvent
 from s2s.mel import mel_spectrogram
@@ -40,6 +41,7 @@ from s2s.training.regnet import (
     random_script,
     small_recipe,
 )
+from s2s.training.run import agree
 from s2s.training.tsn import SeenClip, see_clip, visual_features
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,8 @@ def fine_tune(
 
     clips_dir: a set of `s2s data folder`, or any folder of videos with sound, which is cut into one first.
     kind: what all clips are; None: sub-folders have the names of kinds. A killed run goes on from `run_dir`.
-    Raises InputError for a folder without a usable clip, ArtifactError for a bundle that cannot learn so.
+    Raises InputError for a folder without a usable clip and for a `run_dir` that has begun to learn from other clips,
+    from another bundle or in another way; ArtifactError for a bundle that cannot learn so.
     """
     bundle = load_bundle(bundle_dir, device)
     regnet = bundle.networks.get("regnet")
@@ -80,12 +83,14 @@ def fine_tune(
         raise ArtifactError(f"{bundle.manifest.name} does not take events and kinds, so it cannot be fine-tuned here.")
     if kind is not None and kind not in KINDS:
         raise InputError(f"{kind!r} is no kind of sound.", hint=f"Kinds are {', '.join(KINDS)}.")
-    clips = [clip for clip in _set_of(clips_dir, run_dir, kind) if clip.duration_s >= config.clip_s]
+    set_dir = _set_of(clips_dir, run_dir, kind)
+    clips = [clip for clip in read_clips(set_dir) if clip.kind in KINDS and clip.duration_s >= config.clip_s]
     if not clips:
         raise InputError(
             f"{clips_dir} holds no clip of a known kind that lasts {config.clip_s:g} s.",
             hint="Give --kind, or name sub-folders after kinds.",
         )
+    _agree(bundle_dir, set_dir, config, run_dir)
     own, held_out = ([clip for clip in clips if (clip.split == "test") is test] for test in (False, True))
     streams = [bundle.networks.get(role) for role in ("tsn_rgb", "tsn_flow")]
     training = small_recipe(
@@ -140,14 +145,25 @@ def fine_tune(
     return save_bundle(out, manifest, {role: network.half() for role, network in networks.items()})
 
 
-def _set_of(folder: Path, run_dir: Path, kind: str | None) -> list[Clip]:
-    """The clips of known kinds; a folder that is no set yet is cut into `run_dir`/set."""
-    if not (folder / "manifest.jsonl").is_file():
-        pieces = pieces_of_folder(folder)
-        labels = {piece.label for piece in pieces}
-        make_set(pieces, run_dir / "set", ClipOptions(), kinds=dict.fromkeys(labels, kind) if kind else None)
-        folder = run_dir / "set"
-    return [clip for clip in read_clips(folder) if clip.kind in KINDS]
+def _set_of(folder: Path, run_dir: Path, kind: str | None) -> Path:
+    """The set of clips; a folder that is none yet is cut into `run_dir`/set."""
+    if (folder / "manifest.jsonl").is_file():
+        return folder
+    pieces = pieces_of_folder(folder)
+    labels = {piece.label for piece in pieces}
+    make_set(pieces, run_dir / "set", ClipOptions(), kinds=dict.fromkeys(labels, kind) if kind else None)
+    return run_dir / "set"
+
+
+def _agree(bundle_dir: Path, set_dir: Path, config: FineTuning, run_dir: Path) -> None:
+    """`run_dir` holds weights, pictures and answers: of these clips and this bundle, or it is refused."""
+    asked = {
+        "bundle_sha256": sha256_of(bundle_dir / "bundle.json"),
+        "clips_sha256": sha256_of(set_dir / "manifest.jsonl"),
+        "config_sha256": hashlib.sha256(config.model_dump_json(exclude={"steps"}).encode()).hexdigest(),
+    }
+    words = {"bundle_sha256": "from another bundle", "clips_sha256": "from other clips", "config_sha256": "differently"}
+    agree(run_dir, asked, words)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """A whole run: the chain of training, then a report on its bundle. What is finished is not done again.
 
-RUN/asked.json, RUN/finished              which clips it learns from; digests of recipe and finished bundle
+RUN/asked.json                                digests of the clips and the recipe it has begun to learn from
+RUN/finished                                  digests of recipe and finished bundle
 RUN/costs.json                                wall and CPU time of each stage, see s2s.training.costs
 RUN/report/renders/{index.html,study.json}    the bundle on renders that nothing else uses
 RUN/report/own/...                            and on the held-out clips of the set it learned from, if there is one
@@ -31,6 +32,14 @@ KEPT = (  # with these a run needs no training any more
     "vocoder/done",
 )
 
+MAY_DIFFER = {  # in a run that goes on: how much is done, not what
+    "report_clips": True,
+    "timing": {"steps"},
+    "stream_steps": True,
+    "regnet": {"steps", "checkpoint_minutes"},
+    "vocoder": {"steps", "checkpoint_every_s"},
+}
+
 
 def run_training(
     recipe: Recipe,
@@ -41,19 +50,32 @@ def run_training(
     clips: Path | None = None,
     features: Path | None = None,
 ) -> BundleManifest:
-    """`train_all`, once. Raises InputError when `run_dir` has begun to learn from other clips: networks that are kept
-    would else be called trained on these."""
-    asked = {"clips_sha256": sha256_of(clips / "manifest.jsonl") if clips else None}
-    path = run_dir / "asked.json"
-    if path.exists() and json.loads(path.read_text()) != asked:
-        raise InputError(f"{run_dir} has begun to learn from other clips.", hint="Choose an empty folder.")
-    write_whole(path, json.dumps(asked) + "\n")
+    """`train_all`, once. Raises InputError when `run_dir` has begun to learn from other clips or by another recipe:
+    networks that are kept would else be called trained on these, or so."""
+    asked = {
+        "clips_sha256": sha256_of(clips / "manifest.jsonl") if clips else None,
+        "recipe_sha256": hashlib.sha256(recipe.model_dump_json(exclude=MAY_DIFFER).encode()).hexdigest(),
+    }
+    agree(run_dir, asked, {"clips_sha256": "from other clips", "recipe_sha256": "by another recipe"})
     if _finished(recipe, run_dir, bundle_dir):
         log.info("%s is finished; delete %s to make the bundle again", run_dir, run_dir / "finished")
         return verify_bundle(bundle_dir)
     manifest = train_all(recipe, run_dir, bundle_dir, device=device, clips=clips, features=features)
     write_whole(run_dir / "finished", _mark(recipe, bundle_dir))
     return manifest
+
+
+def agree(run_dir: Path, asked: dict, otherwise: dict[str, str]) -> None:
+    """Keeps in RUN/asked.json what a run learns from. Raises InputError when that is not what was kept before.
+
+    otherwise: key -> how the run has begun to learn then. A key that an older run did not keep is as asked.
+    """
+    path = run_dir / "asked.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    for key, value in asked.items():
+        if held.get(key, value) != value:
+            raise InputError(f"{run_dir} has begun to learn {otherwise[key]}.", hint="Choose an empty folder.")
+    write_whole(path, json.dumps(asked) + "\n")
 
 
 def _finished(recipe: Recipe, run_dir: Path, bundle_dir: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,29 @@ def test_a_folder_whose_kind_nobody_said_is_refused_with_a_hint(own_videos: Path
         fine_tune(old, own_videos, tmp_path / "new", config=SMALL, run_dir=tmp_path / "run")
     with pytest.raises(InputError, match="no kind of sound"):
         fine_tune(old, own_videos, tmp_path / "new", kind="kazoo", config=SMALL, run_dir=tmp_path / "run")
+
+
+@pytest.mark.timeout(600)
+def test_a_run_folder_goes_on_with_more_steps_and_refuses_other_clips_or_bundles(own_videos: Path, tmp_path: Path):
+    old, run = make_tiny_bundle(tmp_path / "old"), tmp_path / "run"
+    config = SMALL.model_copy(update={"steps": 2})
+
+    def tune(bundle: Path = old, clips: Path = own_videos, **changes):
+        changed = config.model_copy(update=changes)
+        return fine_tune(bundle, clips, tmp_path / "new", kind="drum", config=changed, run_dir=run)
+
+    tune()
+    fewer = tmp_path / "fewer"  # a set of its own: all clips but one
+    shutil.copytree(run / "set", fewer)
+    lines = (fewer / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (fewer / "manifest.jsonl").write_text("".join(lines[1:]))
+    with pytest.raises(InputError, match="other clips"):
+        tune(clips=fewer)
+    with pytest.raises(InputError, match="another bundle"):
+        tune(bundle=make_tiny_bundle(tmp_path / "other", seed=1))
+    with pytest.raises(InputError, match="differently"):
+        tune(learning_rate=1e-3)
+    before = load_bundle(tmp_path / "new").networks["regnet"].state_dict()
+    tune(steps=4)
+    after = load_bundle(tmp_path / "new").networks["regnet"].state_dict()
+    assert any(not bool((before[name] == after[name]).all()) for name in before)
