@@ -126,13 +126,16 @@ def make_set(
     sha256_of_source = cache(sha256_of)  # many pieces are of one video
     rows: dict[str, dict] = {}
 
+    def source_of(piece: Piece) -> str | None:
+        return sha256_of_source(piece.video) if piece.video.is_file() else None
+
     def make(piece: Piece) -> dict:
         path = root / ".rows" / f"{piece.id}.json"
         if not dry_run:
             path.unlink(missing_ok=True)  # a kill must not leave the old row beside new files
         row = _make_clip(piece, root, splits[piece.id], options, kinds, dry_run)
         if not dry_run:
-            row["said"] = _said(piece, splits[piece.id], sha256_of_source)
+            row["said"], row["source"] = _said(piece, splits[piece.id]), source_of(piece)
             write_whole(path, json.dumps(row, sort_keys=True, ensure_ascii=False))
         return row
 
@@ -140,7 +143,8 @@ def make_set(
         path = root / ".rows" / f"{piece.id}.json"
         if not dry_run and path.exists():
             row = json.loads(path.read_text(encoding="utf-8"))
-            if row.get("said") == _said(piece, splits[piece.id], sha256_of_source):
+            # A source that is gone since cannot be cut again, and has not changed either.
+            if row.get("said") == _said(piece, splits[piece.id]) and source_of(piece) in (None, row["source"]):
                 return row
         return make(piece)
 
@@ -162,10 +166,9 @@ def make_set(
     return SetReport(kept, dropped)
 
 
-def _said(piece: Piece, split: str | None, sha256_of_source: Callable[[Path], str]) -> str:
-    """A digest of all that decides what becomes of a piece, beside the options. Where its file lies does not."""
-    source = sha256_of_source(piece.video) if piece.video.is_file() else None
-    said = {**asdict(piece), "video": source, "split": split}
+def _said(piece: Piece, split: str | None) -> str:
+    """A digest of what is said of a piece, which decides with the options and its file what becomes of it."""
+    said = {**asdict(piece), "video": None, "split": split}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

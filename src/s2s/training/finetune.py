@@ -146,13 +146,14 @@ def fine_tune(
 
 
 def _set_of(folder: Path, run_dir: Path, kind: str | None) -> Path:
-    """The set of clips; a folder that is none yet is cut into `run_dir`/set."""
+    """The set of clips; a folder that is none yet is cut into one below `run_dir`."""
     if (folder / "manifest.jsonl").is_file():
         return folder
     pieces = pieces_of_folder(folder)
     labels = {piece.label for piece in pieces}
-    make_set(pieces, run_dir / "set", ClipOptions(), kinds=dict.fromkeys(labels, kind) if kind else None)
-    return run_dir / "set"
+    made = run_dir / (f"set-{kind}" if kind else "set")  # each its own: the first try may have lacked --kind
+    make_set(pieces, made, ClipOptions(), kinds=dict.fromkeys(labels, kind) if kind else None)
+    return made
 
 
 def _agree(bundle_dir: Path, set_dir: Path, config: FineTuning, run_dir: Path) -> None:

@@ -56,12 +56,16 @@ def test_a_folder_of_videos_makes_a_bundle_that_comes_closer_to_their_sound(own_
     assert len(sound.waveform) == 3 * SAMPLE_RATE
 
 
+@pytest.mark.timeout(600)
 def test_a_folder_whose_kind_nobody_said_is_refused_with_a_hint(own_videos: Path, tmp_path: Path):
     old = make_tiny_bundle(tmp_path / "old")
     with pytest.raises(InputError, match="--kind"):
         fine_tune(old, own_videos, tmp_path / "new", config=SMALL, run_dir=tmp_path / "run")
     with pytest.raises(InputError, match="no kind of sound"):
         fine_tune(old, own_videos, tmp_path / "new", kind="kazoo", config=SMALL, run_dir=tmp_path / "run")
+    few = SMALL.model_copy(update={"steps": 2})  # what the hint says works in the same folder
+    fine_tune(old, own_videos, tmp_path / "new", kind="drum", config=few, run_dir=tmp_path / "run")
+    verify_bundle(tmp_path / "new")
 
 
 @pytest.mark.timeout(600)
@@ -75,7 +79,7 @@ def test_a_run_folder_goes_on_with_more_steps_and_refuses_other_clips_or_bundles
 
     tune()
     fewer = tmp_path / "fewer"  # a set of its own: all clips but one
-    shutil.copytree(run / "set", fewer)
+    shutil.copytree(run / "set-drum", fewer)
     lines = (fewer / "manifest.jsonl").read_text().splitlines(keepends=True)
     (fewer / "manifest.jsonl").write_text("".join(lines[1:]))
     with pytest.raises(InputError, match="other clips"):
