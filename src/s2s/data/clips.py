@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from s2s.config import settings
 from s2s.data.heard import SAMPLE_RATE, Heard, hear
-from s2s.data.manifest import SPLITS, Clip, sha256_of, strengths_of, write_manifest, write_whole
+from s2s.data.manifest import SPLITS, Clip, agree, sha256_of, strengths_of, write_manifest, write_whole
 from s2s.errors import InputError, ProcessingError
 from s2s.media.audio import limit_peaks, read_audio
 from s2s.media.cut import clip_rate, clip_size, cut_clip
@@ -121,7 +121,8 @@ def make_set(
         raise InputError("Two pieces have the same id.", hint="Rename one of the files.")
     asked = {"options": options.model_dump(mode="json"), "kinds": kinds}
     if not dry_run:
-        _agree(root / ".rows" / "asked.json", asked)
+        refusal = f"{root} holds a set that was made with other options."
+        agree(root / ".rows" / "asked.json", asked, dict.fromkeys(asked, refusal))
     splits = assign_splits(pieces, options)
     sha256_of_source = cache(sha256_of)  # many pieces are of one video
     rows: dict[str, dict] = {}
@@ -390,14 +391,6 @@ def _mark_duplicates(clips: list[Clip], signatures: Mapping[str, list[int] | Non
 
 def _alike(a: list[int], b: list[int]) -> bool:
     return (a[0] ^ b[0]).bit_count() <= SIGNATURE_DISTANCE and (a[1] ^ b[1]).bit_count() <= PICTURE_DISTANCE
-
-
-def _agree(path: Path, asked: dict) -> None:
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(asked)):
-        raise InputError(
-            f"{path.parent.parent} holds a set that was made with other options.", hint="Choose an empty folder."
-        )
-    write_whole(path, json.dumps(asked, indent=1) + "\n")
 
 
 def report_rows(report: SetReport) -> list[dict]:

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from s2s.bundle import Bundle, load_bundle, read_manifest
 from s2s.config import settings
 from s2s.data.clips import in_parallel
-from s2s.data.manifest import Clip, read_clips, read_lines, sha256_of, write_whole
+from s2s.data.manifest import Clip, agree, read_clips, read_lines, sha256_of, write_whole
 from s2s.errors import ArtifactError, InputError
 from s2s.features import watch
 from s2s.media.probe import probe
@@ -54,15 +54,13 @@ def extract(
     """
     clips = read_clips(set_dir)
     bundle = load_bundle(bundle_dir) if bundle_dir else None
-    _agree(
-        out / "features.json",
-        {
-            "format": 1,
-            "bundle": read_manifest(bundle_dir).name if bundle_dir else None,
-            "photo": backbone is not None,
-            "set_sha256": sha256_of(set_dir / "manifest.jsonl"),
-        },
-    )
+    asked = {
+        "format": 1,
+        "bundle": read_manifest(bundle_dir).name if bundle_dir else None,
+        "photo": backbone is not None,
+        "set_sha256": sha256_of(set_dir / "manifest.jsonl"),
+    }
+    agree(out / "features.json", asked, dict.fromkeys(asked, f"{out} holds features of something else."))
     done = 0
     for number, start in enumerate(range(0, len(clips), SHARD_CLIPS)):
         shard, part = out / f"shard-{number:04d}", clips[start : start + SHARD_CLIPS]
@@ -179,9 +177,3 @@ def _write_lists(clips: Sequence[Clip], folder: Path) -> None:
         for split in ("train", "test"):
             ids = [clip.id for clip in clips if clip.label == label and clip.split == split]
             write_whole(folder / f"{label}_{split}.txt", "".join(f"{name}\n" for name in ids))
-
-
-def _agree(path: Path, asked: dict) -> None:
-    if path.exists() and json.loads(path.read_text()) != asked:
-        raise InputError(f"{path.parent} holds features of something else.", hint="Choose an empty folder.")
-    write_whole(path, json.dumps(asked, indent=1) + "\n")

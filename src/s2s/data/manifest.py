@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -140,6 +140,21 @@ def write_whole(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def agree(path: Path, asked: dict, refusals: Mapping[str, str], may_lack: Collection[str] = ()) -> None:
+    """Keeps in the file what a folder is made from. Raises InputError, refusals[key], where it was begun from else.
+
+    may_lack: keys that files of older versions do not have; what they would say is as asked.
+    """
+    asked = json.loads(json.dumps(asked))
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in asked.items():
+            differs = held[key] != value if key in held else key not in may_lack
+            if differs:
+                raise InputError(refusals[key], hint="Choose an empty folder.")
+    write_whole(path, json.dumps(asked, indent=1) + "\n")
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -23,7 +23,7 @@ from s2s.bundle import BundleManifest, Source, load_bundle, save_bundle
 from s2s.conditioning import choose_take, condition, take_code
 from s2s.data.clips import ClipOptions, make_set
 from s2s.data.folder import pieces_of_folder
-from s2s.data.manifest import Clip, read_clips, sha256_of
+from s2s.data.manifest import Clip, agree, read_clips, sha256_of
 from s2s.errors import ArtifactError, InputError
 from s2s.events import SoundEvent
 from s2s.mel import mel_spectrogram
@@ -41,7 +41,6 @@ from s2s.training.regnet import (
     random_script,
     small_recipe,
 )
-from s2s.training.run import agree
 from s2s.training.tsn import SeenClip, see_clip, visual_features
 
 log = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ def fine_tune(
             f"{clips_dir} holds no clip of a known kind that lasts {config.clip_s:g} s.",
             hint="Give --kind, or name sub-folders after kinds.",
         )
-    _agree(bundle_dir, set_dir, config, run_dir)
+    _claim(run_dir, bundle_dir, set_dir, config)
     own, held_out = ([clip for clip in clips if (clip.split == "test") is test] for test in (False, True))
     streams = [bundle.networks.get(role) for role in ("tsn_rgb", "tsn_flow")]
     training = small_recipe(
@@ -156,15 +155,19 @@ def _set_of(folder: Path, run_dir: Path, kind: str | None) -> Path:
     return made
 
 
-def _agree(bundle_dir: Path, set_dir: Path, config: FineTuning, run_dir: Path) -> None:
+def _claim(run_dir: Path, bundle_dir: Path, set_dir: Path, config: FineTuning) -> None:
     """`run_dir` holds weights, pictures and answers: of these clips and this bundle, or it is refused."""
     asked = {
         "bundle_sha256": sha256_of(bundle_dir / "bundle.json"),
         "clips_sha256": sha256_of(set_dir / "manifest.jsonl"),
         "config_sha256": hashlib.sha256(config.model_dump_json(exclude={"steps"}).encode()).hexdigest(),
     }
-    words = {"bundle_sha256": "from another bundle", "clips_sha256": "from other clips", "config_sha256": "differently"}
-    agree(run_dir, asked, words)
+    refusals = {
+        "bundle_sha256": f"{run_dir} has begun to learn from another bundle.",
+        "clips_sha256": f"{run_dir} has begun to learn from other clips.",
+        "config_sha256": f"{run_dir} has begun to learn differently.",
+    }
+    agree(run_dir / "asked.json", asked, refusals)
 
 
 @torch.no_grad()

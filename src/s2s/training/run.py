@@ -15,8 +15,8 @@ import logging
 from pathlib import Path
 
 from s2s.bundle import BundleManifest, load_bundle, verify_bundle
-from s2s.data.manifest import read_clips, sha256_of, write_whole
-from s2s.errors import InputError, ProcessingError
+from s2s.data.manifest import agree, read_clips, sha256_of, write_whole
+from s2s.errors import ProcessingError
 from s2s.evaluation.kinds import KindJudge, kind_judge
 from s2s.evaluation.report import write_report
 from s2s.evaluation.study import OURS, clips_of_folder, rendered_clips, run_study, save_study
@@ -56,26 +56,17 @@ def run_training(
         "clips_sha256": sha256_of(clips / "manifest.jsonl") if clips else None,
         "recipe_sha256": hashlib.sha256(recipe.model_dump_json(exclude=MAY_DIFFER).encode()).hexdigest(),
     }
-    agree(run_dir, asked, {"clips_sha256": "from other clips", "recipe_sha256": "by another recipe"})
+    refusals = {
+        "clips_sha256": f"{run_dir} has begun to learn from other clips.",
+        "recipe_sha256": f"{run_dir} has begun to learn by another recipe.",
+    }
+    agree(run_dir / "asked.json", asked, refusals, may_lack=("recipe_sha256",))
     if _finished(recipe, run_dir, bundle_dir):
         log.info("%s is finished; delete %s to make the bundle again", run_dir, run_dir / "finished")
         return verify_bundle(bundle_dir)
     manifest = train_all(recipe, run_dir, bundle_dir, device=device, clips=clips, features=features)
     write_whole(run_dir / "finished", _mark(recipe, bundle_dir))
     return manifest
-
-
-def agree(run_dir: Path, asked: dict, otherwise: dict[str, str]) -> None:
-    """Keeps in RUN/asked.json what a run learns from. Raises InputError when that is not what was kept before.
-
-    otherwise: key -> how the run has begun to learn then. A key that an older run did not keep is as asked.
-    """
-    path = run_dir / "asked.json"
-    held = json.loads(path.read_text()) if path.exists() else {}
-    for key, value in asked.items():
-        if held.get(key, value) != value:
-            raise InputError(f"{run_dir} has begun to learn {otherwise[key]}.", hint="Choose an empty folder.")
-    write_whole(path, json.dumps(asked) + "\n")
 
 
 def _finished(recipe: Recipe, run_dir: Path, bundle_dir: Path) -> bool:
