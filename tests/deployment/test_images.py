@@ -50,9 +50,29 @@ def test_no_compiler_cache_or_private_file_is_left_in_it(engine, name):
     assert sh(engine, name, script, "--user=0").strip() == ""
 
 
+@pytest.mark.parametrize("name", ["api-service", "model-server"])
+def test_a_change_of_code_is_pushed_and_pulled_without_what_it_needs(engine, name, tmp_path):
+    recipe = recipes()[name]
+    names = ["src", "model_store", "setup.py", "constraints.txt", "pyproject.toml", "README.md", ".dockerignore"]
+    subprocess.run(["cp", "-r", *names, tmp_path], cwd=ROOT, check=True)
+    with (tmp_path / "src/s2s/pipeline.py").open("a") as code:
+        code.write("# changed\n")
+    arguments = [f"--build-arg={recipe.argument}={base_of(engine, name)}", f"--build-arg=REVISION={REVISION}"]
+    engine.docker("build", *arguments, "-t", "changed", "-f", str(tmp_path / recipe.dockerfile), str(tmp_path))
+
+    def layers(image: str) -> list[str]:
+        return json.loads(engine.docker("image", "inspect", "-f", "{{json .RootFS.Layers}}", image))
+
+    before, after = layers(build(engine, name)), layers("changed")
+    engine.docker("rmi", "changed")
+    n_base = len(layers(base_of(engine, name)))
+    assert after != before
+    assert after[: n_base + 1] == before[: n_base + 1], "the first layer over the base is the virtual environment"
+
+
 @pytest.mark.parametrize("name", PYTHON)
 def test_it_carries_its_bill_of_materials(engine, name):
-    bill = json.loads(sh(engine, name, "cat /opt/venv/sbom.cdx.json"))
+    bill = json.loads(sh(engine, name, "cat /opt/s2s/sbom.cdx.json"))
     assert bill["bomFormat"] == "CycloneDX"
     assert len({component["name"] for component in bill["components"]}) > 3
 
