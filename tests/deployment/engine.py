@@ -37,7 +37,7 @@ PROGRAMS = {  # what the engine needs -> Debian package
 GUEST_ADDRESS, DNS_ADDRESS = "10.0.2.100", "10.0.2.3"  # slirp4netns' own choice
 PR_SET_PDEATHSIG = 1
 CGROUPS = Path("/sys/fs/cgroup")
-FREE_GB, FREE_GB_FIRST = 20, 35  # with the cache of a former run, and without one
+FREE_GB, FREE_GB_FIRST = 15, 35  # with the cache of a former run (when all requirements changed), and without one
 KEPT_LAYERS = "6GB"  # of the builder, beside the images
 PREFIX = "s2s-engine-"  # of everything that a run leaves where others can see it
 
