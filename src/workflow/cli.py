@@ -44,7 +44,8 @@ NEEDS = {  # CPU, memory; training asks for a GPU by --gpu
     "deploy": ("1", "4G"),
 }
 RETRIES = {step: 3 for step in NEEDS} | {"deploy": 1}  # a rollout that was undone is hardly better the third time
-NEVER_CACHED = ("deploy",)  # it looks at what is served now; doing it twice changes nothing
+# Doing one of these twice changes nothing: training says again which run is the latest, deploy looks at what is served now.
+NEVER_CACHED = ("train", "deploy")
 
 
 def make_pipeline(
@@ -66,7 +67,8 @@ def make_pipeline(
         task = parts[step](**inputs)
         cpu, memory = NEEDS[step]
         task.set_display_name(step).set_cpu_limit(cpu).set_memory_limit(memory)
-        task.set_caching_options(cache and step not in NEVER_CACHED)
+        # The others' key has the digest of what came before. The first has none: what it reads may have grown since.
+        task.set_caching_options(cache and step != steps[0] and step not in NEVER_CACHED)
         task.set_retry(num_retries=RETRIES[step], backoff_duration="30s", backoff_factor=2.0)
         if gpu and step == "train":
             task.set_accelerator_type(gpu).set_accelerator_limit(1)
