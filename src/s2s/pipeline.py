@@ -306,6 +306,7 @@ def _levelled(waveform: np.ndarray) -> np.ndarray:
 
 def _shift(waveform: np.ndarray, n: int) -> np.ndarray:
     """Later by n samples (earlier if negative), same length."""
+    n = max(-len(waveform), min(n, len(waveform)))  # an offset may be longer than the clip
     if n == 0:
         return waveform
     shifted = np.zeros_like(waveform)

@@ -119,6 +119,14 @@ def test_an_offset_that_moves_everything_out_says_so(generator, clip):
     assert (sound.events, sound.notes) == ([], [MOVED_OUT_NOTE])
 
 
+@pytest.mark.parametrize("offset_ms", [-1000, 1000])
+def test_an_offset_longer_than_the_clip_leaves_nothing_but_the_note(generator, tmp_path, offset_ms):
+    short = film(tmp_path / "short.mp4", seconds=0.6, rate="25")
+    sound = generator.generate(short, limits=LIMITS, options=Options(events=(Moment(0.3),), offset_ms=offset_ms))
+    assert len(sound.waveform) == round(sound.duration_s * sound.sample_rate)
+    assert (sound.events, sound.notes) == ([], [MOVED_OUT_NOTE])
+
+
 def test_a_bundle_without_a_regnet_is_refused_before_any_work(bundle, tmp_path):
     loaded = load_bundle(bundle)
     networks = {role: network for role, network in loaded.networks.items() if role != "regnet"}
