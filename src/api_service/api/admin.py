@@ -14,7 +14,7 @@ from prometheus_client import start_http_server
 
 from api_service.api import logs
 from api_service.api.access import ApiKey, KeyStore, Signer
-from api_service.api.blobs import Blobs, blobs_of
+from api_service.api.blobs import Blobs, blobs_of, keep_disk_clear
 from api_service.api.database import Database
 from api_service.api.jobs import JobWorker
 from api_service.api.metrics import Metrics
@@ -46,26 +46,30 @@ class WorkerParts:
 async def worker_parts(
     config: Settings, metrics: Metrics, transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncIterator[WorkerParts]:
-    """Everything that works on jobs, for the gateway and for a worker alike; nothing is started yet."""
+    """Everything that works on jobs, for the gateway and for a worker alike; no work is started yet. The process's own
+    disk is kept clear, whether or not it works on jobs."""
     database = Database.of(config)
     store, models = JobStore(database), ModelClient(config, transport)
     blobs = blobs_of(config)
     worker = JobWorker(store, blobs, models, config, metrics)
     webhooks: WebhookSender | None = None
-    listener: asyncio.Task | None = None
+    tasks: list[asyncio.Task] = []
     try:
         await database.open()
         if config.webhooks != "off":
             webhooks = WebhookSender(config, database, store.signals, Signer.of(config), metrics)
-        listener = asyncio.create_task(database.listen(store.signals.wake))
+        tasks = [
+            asyncio.create_task(database.listen(store.signals.wake)),
+            asyncio.create_task(keep_disk_clear(blobs, store.have_files, config.orphan_s)),
+        ]
         yield WorkerParts(database, store, blobs, Outbox(database), worker, webhooks)
     finally:
         await worker.stop()
         if webhooks:
             await webhooks.stop()
-        if listener:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await models.close()
         await database.close()
 

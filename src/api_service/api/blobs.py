@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,7 +24,11 @@ from obstore.store import from_url
 from s2s.config import Settings
 from s2s.errors import ArtifactError
 
+log = logging.getLogger(__name__)
+
 UPLOAD, RESULT = "in", "out-"
+SWEEP_S = 60.0  # between two looks for what has expired or belongs to nobody
+HaveFiles = Callable[[set[str]], Awaitable[set[str]]]  # job ids -> those of them whose files are still wanted
 
 
 def result_name(attempt: int) -> str:
@@ -36,6 +41,17 @@ def blobs_of(config: Settings) -> Blobs:
     if config.blobs_url:
         return ObjectBlobs(config.blobs_url, config.data_dir / "cache", config.data_dir / "scratch")
     return Blobs(config.data_dir / "blobs", config.data_dir / "scratch")
+
+
+async def keep_disk_clear(blobs: Blobs, have_files: HaveFiles, orphan_s: float) -> None:
+    """Sweeps this process's own disk until it is canceled. Each process does: no other can see what lies there."""
+    every_s = min(SWEEP_S, orphan_s)
+    while True:
+        try:
+            await blobs.sweep_disk(orphan_s, every_s, have_files)
+        except Exception:  # the database is away: at the next sweep
+            log.exception("the disk could not be swept")
+        await asyncio.sleep(every_s)
 
 
 class Blobs:
@@ -100,11 +116,11 @@ class Blobs:
                     names[""] = now_s - folder.stat().st_mtime
         return found
 
-    async def sweep_scratch(self, older_than_s: float) -> None:
-        """Removes what processes that were killed have left."""
+    async def sweep_disk(self, orphan_s: float, fresh_s: float, have_files: HaveFiles) -> None:
+        """Removes what processes that were killed have left for `orphan_s`."""
         for folder in list(self._scratch.iterdir()):
             with suppress(FileNotFoundError):
-                if time.time() - folder.stat().st_mtime > older_than_s and not _is_used(folder):
+                if time.time() - folder.stat().st_mtime > orphan_s and not _is_used(folder):
                     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
@@ -172,9 +188,14 @@ class ObjectBlobs(Blobs):
                 found.setdefault(job_id, {})[name] = now_s - meta["last_modified"].timestamp()
         return found
 
-    async def sweep_scratch(self, older_than_s: float) -> None:
-        """Also what lies in the cache for long: jobs that are still looked at are fetched again."""
-        await super().sweep_scratch(older_than_s)
-        for job_id, ages_s in (await asyncio.to_thread(self._ages_s)).items():
-            if min(ages_s.values(), default=0.0) > older_than_s:
+    async def sweep_disk(self, orphan_s: float, fresh_s: float, have_files: HaveFiles) -> None:
+        """Also copies of what is gone from the store, and all that lie here for `orphan_s`: who still looks at such a
+        job has it fetched again. What came within `fresh_s` stays: an upload has no row yet."""
+        await super().sweep_disk(orphan_s, fresh_s, have_files)
+        ages_s = {
+            job: min(names.values(), default=0.0) for job, names in (await asyncio.to_thread(self._ages_s)).items()
+        }
+        wanted = await have_files(set(ages_s))
+        for job_id, age_s in ages_s.items():
+            if age_s > (orphan_s if job_id in wanted else fresh_s):
                 await super().delete(job_id)

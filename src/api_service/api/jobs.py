@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from api_service.api.blobs import RESULT, UPLOAD, Blobs, result_name
+from api_service.api.blobs import RESULT, SWEEP_S, UPLOAD, Blobs, result_name
 from api_service.api.database import DatabaseAway
 from api_service.api.logs import job_id
 from api_service.api.metrics import Metrics
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5  # other processes' jobs are noticed by polling
 PAUSE_S = (0.25, 2.0)  # a lane's first and longest pause while the model server cannot take a job
 BACKOFF_S = (1.0, 4.0, 10.0)  # before the next attempt of a job whose worker was lost
-SWEEP_S = 60.0  # between two looks for what has expired or belongs to nobody
 
 
 class JobWorker:
@@ -246,7 +245,6 @@ class JobWorker:
             for name in names:  # results of attempts that lost their lease before they could be recorded
                 if name.startswith(RESULT) and name != known[owner] and names[name] > orphan_s:
                     await self._blobs.discard(owner, name)
-        await self._blobs.sweep_scratch(orphan_s)
         for flag in _files(self._config.cancel_dir):
             with suppress(FileNotFoundError):
                 if time.time() - flag.stat().st_mtime > orphan_s:

@@ -399,6 +399,17 @@ class JobStore:
 
         return await self._write(change)
 
+    async def have_files(self, ids: set[str]) -> set[str]:
+        """Those of the ids that are jobs and have not expired."""
+
+        def look(db: Connection) -> set[str]:
+            found = set()
+            for some in batched(sorted(ids), 500):
+                found |= set(db.scalars(select(jobs.c.id).where(jobs.c.id.in_(some), jobs.c.state != State.EXPIRED)))
+            return found
+
+        return await self._read(look)
+
     async def attempts(self, ids: set[str]) -> dict[str, str | None]:
         """Those of the ids that are jobs -> the name of the result that they have or may get."""
 

@@ -340,8 +340,40 @@ async def test_an_object_store_keeps_what_replicas_share(config, model_server, c
         for one_job in (job, retake):
             assert (await one.delete(one_job["links"]["self"])).status_code == 204
         assert await blobs.ages_s() == {}
-        await blobs.sweep_scratch(0.0)
-        assert not list((tmp_path / "cache").iterdir())
+
+
+async def test_a_gateway_that_works_on_no_jobs_still_empties_its_cache(
+    config, model_server, clip, tmp_path, monkeypatch
+):
+    """Of what another replica deleted soon, of the rest in time; what is still there is fetched again."""
+    monkeypatch.setattr("api_service.api.blobs.SWEEP_S", 0.5)
+    apart = {"blobs_url": (tmp_path / "bucket").as_uri(), "embedded_worker": False}
+    one_s = config.model_copy(update={**apart, "orphan_s": 3600.0})
+    other_s = config.model_copy(update={**apart, "orphan_s": 2.0, "data_dir": tmp_path / "other"})
+    other_s.data_dir.mkdir()
+    (other_s.data_dir / "jobs.sqlite").symlink_to(config.data_dir / "jobs.sqlite")
+
+    def copies(of: Settings) -> set[str]:
+        return {path.name for path in (of.data_dir / "cache").iterdir()}
+
+    async def swept(of: Settings, left: set[str]) -> None:
+        async with asyncio.timeout(30):
+            while copies(of) != left:
+                await asyncio.sleep(0.05)
+
+    async with running(one_s, model_server) as one, running(other_s, model_server) as other:
+        deleted, kept, short = await send(one, clip), await send(one, clip), await send(other, clip)
+        assert copies(one_s) == {deleted["id"], kept["id"]}
+        assert (await other.delete(deleted["links"]["self"])).status_code == 204
+        await swept(one_s, {kept["id"]})
+        await swept(other_s, set())
+        killed = other_s.data_dir / "scratch" / "left"
+        killed.mkdir()
+        async with asyncio.timeout(30):
+            while killed.exists():
+                await asyncio.sleep(0.05)
+        blobs = other.app.state.service.blobs
+        assert (await blobs.get(short["id"], "in")).read_bytes() == clip
 
 
 @pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
