@@ -10,7 +10,7 @@ What it writes to standard output, all little-endian:
     "I"     the answer to "probe": the JSON is the answer
     "F"     a frame: {time_s, ticks: [first, end]}; uint8 grey (h, w); uint8 rgb (H, W, 3) when ticks are not empty
     "A"     sound: {n}; float32 (n,)
-    "E"     the end: {n_frames, end_s}
+    "E"     the end: of pictures {n_frames, last_s}, the time of the last one; of sound {n_samples}
     "X"     an InputError: {message, code, hint}
 """
 
@@ -166,7 +166,8 @@ def probe(container: av.container.InputContainer, request: dict) -> Iterator[tup
     varies = any(abs(gap - usual) > max(1.01, 0.1 * usual) for gap in gaps)
     yield b"I", {
         "stream_index": stream.index, "time_base": str(step), "start_units": times[0], "duration": str(duration),
-        "n_frames": len(times), "width": first.width, "height": first.height, "rotation": int(first.rotation) % 360,
+        "last_s": float((times[-1] - times[0]) * step), "n_frames": len(times), "width": first.width,
+        "height": first.height, "rotation": int(first.rotation) % 360,
         "pixel_aspect": str(aspect), "codec": stream.codec_context.codec.canonical_name, "variable": varies,
         "has_audio": bool(_sounds(container)),
     }, ()
@@ -207,8 +208,7 @@ def frames(container: av.container.InputContainer, request: dict) -> Iterator[tu
     if held is None:
         raise _not_decodable()
     yield record(held, held_at, n_ticks)
-    # The last picture stands for one usual frame.
-    yield b"E", {"n_frames": count, "end_s": float(held_at + (held_at / (count - 1) if count > 1 else duration))}, ()
+    yield b"E", {"n_frames": count, "last_s": float(held_at)}, ()
 
 
 class _Painter:

@@ -38,7 +38,8 @@ class MediaInfo:
     video_codec: str
     has_audio: bool
     start_time_s: float  # when the first picture is shown, on the file's own clock
-    variable_frame_rate: bool
+    last_picture_s: float  # when the last picture is shown, from the start of the video; it may stand for long
+    variable_frame_rate: bool  # of the times between pictures; how long the last one stands does not count
     stream_index: int = 0  # of the video track
     time_base: Fraction = Fraction(1, 1000)  # seconds per unit of the video track's clock
     start_units: int = 0  # start_time_s in units of time_base
@@ -76,8 +77,8 @@ def probe(path: Path | str, limits: Limits, should_stop: ShouldStop = never_stop
         path=path, container=container, duration_s=float(duration), width=width, height=height, rotation_deg=rotation,
         n_frames=answer["n_frames"], average_fps=float(answer["n_frames"] / duration), video_codec=answer["codec"],
         has_audio=answer["has_audio"], start_time_s=float(answer["start_units"] * step),
-        variable_frame_rate=answer["variable"], stream_index=answer["stream_index"], time_base=step,
-        start_units=answer["start_units"], exact_duration=duration)
+        last_picture_s=answer["last_s"], variable_frame_rate=answer["variable"],
+        stream_index=answer["stream_index"], time_base=step, start_units=answer["start_units"], exact_duration=duration)
 
 
 def max_pixels(limits: Limits) -> int:

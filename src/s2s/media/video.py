@@ -67,7 +67,7 @@ def decode_frames(info: MediaInfo, *, grey_pixels: int = 14_400, rgb_size: tuple
     try:
         for kind, header, child in records:
             if kind == b"E":
-                end_s = header["end_s"]
+                end_s = _end_s(info, header["n_frames"], header["last_s"])
                 break
             grey = read_array(child, (height, width))
             ticks = tuple(range(*header["ticks"]))
@@ -77,3 +77,14 @@ def decode_frames(info: MediaInfo, *, grey_pixels: int = 14_400, rgb_size: tuple
         os.close(source)
     if end_s < KEPT * info.duration_s or end_s < limits.min_duration_s - 0.1:
         raise gate.truncated(f"Only {end_s:.1f} s of {info.duration_s:.1f} s of the video can be decoded.")
+
+
+def _end_s(info: MediaInfo, n_frames: int, last_s: float) -> float:
+    """Until when the video was decoded, from the count of its pictures and the time of the last one.
+
+    The last picture of a whole video stands as long as the file says, that of a damaged one for one usual frame. Half
+    a frame is let go: the second field of an interlaced picture is a packet of its own, but no picture.
+    """
+    usual_s = last_s / (n_frames - 1) if n_frames > 1 else 0.0
+    whole = info.last_picture_s - last_s <= usual_s / 2
+    return info.duration_s if whole else last_s + usual_s

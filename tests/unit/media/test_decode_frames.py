@@ -10,6 +10,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -155,6 +156,33 @@ def test_a_file_that_breaks_after_the_probe_is_an_input_error(clips, limits, tmp
     (tmp_path / "broken.mp4").write_bytes(data)
     with pytest.raises(InputError) as caught:
         decode(tmp_path / "broken.mp4", limits)
+    assert caught.value.code == "truncated"
+
+
+@pytest.mark.parametrize(("times", "end", "suffix"), [
+    ([0], 3000, ".mp4"), ([0, 4000], 10_000, ".mp4"), ([0, 4000], 10_000, ".mkv"), ([0, 4000, 4500], 10_000, ".mp4"),
+    ([40 * i for i in range(50)], 4000, ".mp4"), ([40 * i for i in range(50)], 4000, ".mkv"),
+])
+def test_a_video_whose_last_picture_stands_long_is_whole(clips, limits, times, end, suffix):
+    name = f"stands{len(times)}"
+    source, path = film_of_levels(clips / f"{name}_source.mp4", times), clips / (name + suffix)
+    stands = f"setts=duration=if(eq(N\\,{len(times) - 1})\\,{end - times[-1]}/1000/TB\\,DURATION)"
+    ffmpeg("-i", source, "-c", "copy", "-bsf:v", stands, path)
+    info, frames = decode(path, limits)
+    assert info.duration_s == pytest.approx(end / 1000, abs=0.002)
+    assert info.last_picture_s == pytest.approx(times[-1] / 1000, abs=0.002)
+    assert [frame.time_s for frame in frames] == pytest.approx([time / 1000 for time in times], abs=0.002)
+    assert [tick for frame in frames for tick in frame.rgb_ticks] == list(range(ClipSpec().n_frames(info.duration_s)))
+
+
+def test_a_file_of_which_only_the_first_picture_is_left_is_not_whole(clips, limits, tmp_path):
+    data = bytearray(film(clips / "first.mp4", "-bf", "0", "-g", "1000", seconds=2).read_bytes())
+    with av.open(str(clips / "first.mp4")) as container:
+        for packet in [packet for packet in container.demux(video=0) if packet.size][1:]:
+            data[packet.pos:packet.pos + packet.size] = bytes(packet.size)
+    (tmp_path / "first.mp4").write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        decode(tmp_path / "first.mp4", limits)
     assert caught.value.code == "truncated"
 
 
