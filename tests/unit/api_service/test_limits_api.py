@@ -2,10 +2,13 @@
 
 import asyncio
 import errno
+import re
 
 import httpx
 import pytest
 from gateway_kit import bearer, finished, key_for, running, send
+
+from s2s.config import REPO_ROOT
 
 
 def form(video: bytes) -> dict:
@@ -38,6 +41,49 @@ async def test_too_many_clips_in_a_minute_are_told_when_to_come_back(strict, cli
     assert 0 < int(refused.headers["retry-after"]) <= 61
     assert refused.headers["ratelimit"].startswith('"uploads";r=0;t=')
     assert (await gateway.post("/v1/jobs", **form(clip), headers=other)).status_code == 202
+
+
+def believed(where: str) -> str:
+    """FORWARDED_ALLOW_IPS as it ships."""
+    return re.search(r"FORWARDED_ALLOW_IPS=(\S+)", (REPO_ROOT / where).read_text())[1]
+
+
+IMAGE, GKE = believed("src/api_service/Dockerfile"), believed("deployment/k8s/overlays/gke/kustomization.yaml")
+BALANCER = "198.51.100.4"  # a load balancer's own address, which it appends
+
+
+@pytest.mark.parametrize(
+    ("believe", "appended"),
+    [
+        pytest.param(IMAGE, "{}", id="compose"),
+        pytest.param(IMAGE, "{}, 172.18.0.1", id="VM"),
+        pytest.param(IMAGE, "{}, 10.42.0.7, fd00::7", id="ingress"),
+        pytest.param(f"{GKE},{BALANCER}", f"{{}}, {BALANCER}, 35.191.9.1", id="GKE"),
+    ],
+)
+async def test_a_forged_address_buys_no_visitor_another_rate(
+    config, model_server, clip, tmp_path, monkeypatch, believe, appended
+):
+    """`appended` is what the proxies write behind what the caller sent."""
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "index.html").write_text("<head></head>")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", believe)
+    visitors = {"require_keys": True, "anonymous": True, "page_dir": tmp_path / "page", "uploads_per_min": 2}
+
+    async def upload(sent: str, caller: str) -> int:
+        gateway.cookies.clear()  # a new cookie costs nothing
+        await gateway.get("/")
+        headers = {"X-Forwarded-For": sent + appended.format(caller)}
+        return (await gateway.post("/v1/jobs", **form(clip), headers=headers)).status_code
+
+    async with running(config.model_copy(update=visitors), model_server) as gateway:
+        forged = ["", "8.8.8.8, ", "10.0.0.1, ", "unknown, 127.0.0.1, "]
+        assert [await upload(sent, "203.0.113.9") for sent in forged] == [202, 202, 429, 429]
+        assert [await upload(sent, "203.0.113.10") for sent in forged] == [202, 202, 429, 429]
+
+
+def test_what_the_image_believes_is_believed_on_gke_too():
+    assert set(IMAGE.split(",")) < set(GKE.split(","))
 
 
 class Authorized:
