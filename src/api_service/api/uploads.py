@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from s2s import wire
 from s2s.config import Limits
@@ -51,7 +53,7 @@ async def receive(request: Request, target: Path, limits: Limits, stall_s: float
             return _from_json(body, target, limits)
     except InputError as exc:
         if exc.code == "too_large":
-            await _discard(request, limits.max_bytes)
+            await _discard(request, limits.max_bytes, stall_s)
         raise
     raise InputError(
         "This content type is not taken.",
@@ -86,16 +88,16 @@ def _too_slow() -> InputError:
     return InputError("The upload is too slow.", code="too_slow", hint="Send a shorter clip or use a faster line.")
 
 
-async def _discard(request: Request, limit_bytes: int) -> None:
-    """A client that is still sending would see a reset instead of the answer; so read on for a while."""
+async def _discard(request: Request, limit_bytes: int, within_s: float) -> None:
+    """A client that is still sending would see a reset instead of the answer; so read on for a while, never longer than
+    `within_s`: it holds the place of an upload."""
     n_bytes = 0
-    try:
-        async for data in request.stream():
-            n_bytes += len(data)
-            if n_bytes > limit_bytes:
-                return
-    except RuntimeError:  # the stream was already read to its end
-        return
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: the stream was already read to its end
+        async with asyncio.timeout(within_s):
+            async for data in request.stream():
+                n_bytes += len(data)
+                if n_bytes > limit_bytes:
+                    return
 
 
 def _from_json(body: bytes, target: Path, limits: Limits) -> Upload:

@@ -6,7 +6,7 @@ import re
 
 import httpx
 import pytest
-from gateway_kit import bearer, finished, key_for, running, send
+from gateway_kit import bearer, finished, key_for, running, send, value
 
 from s2s.config import REPO_ROOT
 
@@ -156,6 +156,54 @@ async def test_an_upload_that_stands_still_is_given_up_and_disturbs_nobody(confi
             writer.close()
         assert (await gateway.post("/v1/jobs", **form(clip))).status_code == 202
     assert not list((config.data_dir / "scratch").iterdir())
+
+
+TOO_LARGE = (
+    b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"Content-Length: 900000000\r\n\r\n--b\r\n"
+)
+
+
+@pytest.mark.parametrize("trickles", [False, True])
+async def test_who_sends_too_much_and_stands_still_holds_no_place(config, model_server, clip, trickles):
+    config = config.model_copy(update={"upload_stall_s": 2.0, "max_uploads": 2})
+
+    async def send_on(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"x")
+            await asyncio.sleep(0.2)
+
+    async with running(config, model_server) as gateway:
+        admission = gateway.app.state.service.admission
+        stalled = [await asyncio.open_connection("127.0.0.1", gateway.base_url.port) for _ in range(2)]
+        for _, writer in stalled:
+            writer.write(TOO_LARGE)
+            await writer.drain()
+        while admission._incoming < 2:
+            await asyncio.sleep(0.01)
+        senders = [asyncio.create_task(send_on(writer)) for _, writer in stalled if trickles]
+        for reader, _ in stalled:
+            answer = await asyncio.wait_for(reader.readuntil(b"too_large"), 30)
+            assert b" 413 " in answer.split(b"\r\n")[0]
+        assert (await gateway.post("/v1/jobs", **form(clip))).status_code == 202
+        for sender in senders:
+            sender.cancel()
+        for _, writer in stalled:
+            writer.close()
+
+
+async def test_who_sends_too_much_and_hangs_up_is_no_failure_of_ours(config, model_server):
+    async with running(config, model_server) as gateway:
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.base_url.port)
+        writer.write(TOO_LARGE)
+        await writer.drain()
+        while not gateway.app.state.service.admission._incoming:
+            await asyncio.sleep(0.01)
+        writer.close()
+        while gateway.app.state.service.admission._incoming:
+            await asyncio.sleep(0.01)
+        refused = 's2s_http_requests_total{method="POST",route="/v1/jobs",status="413"}'
+        assert await value(gateway, refused) == 1
 
 
 async def test_limits_tell_what_is_kept_and_what_may_be_sent(gateway, config):
