@@ -67,6 +67,7 @@ class Desk:
     first: dict = field(default_factory=lambda: {"state": "queued", "queue_position": 1, "eta_s": 4})
     refuse: tuple[int, dict] | None = None  # status and body for the next POST
     broken: bool = False  # every answer is a cut connection
+    failing_results: int = 0  # so many answers to who asks for the result are 503
     silent_streams: bool = False  # a proxy that holds event streams back
     posts: list[dict] = field(default_factory=list)
     canceled: list[str] = field(default_factory=list)
@@ -181,6 +182,9 @@ def create_stand_in(desk: Desk) -> FastAPI:
 
     @app.get("/v1/jobs/{job_id}/result")
     async def result(job_id: str, format: str = "original"):
+        if desk.failing_results:
+            desk.failing_results -= 1
+            return Response(status_code=503)
         if format == "h264":
             return FileResponse(desk.h264 or desk.result, media_type="video/mp4")
         return FileResponse(desk.result, media_type="video/mp4", content_disposition_type="inline", filename="r.mp4")

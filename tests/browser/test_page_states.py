@@ -238,6 +238,31 @@ def test_a_video_that_this_browser_cannot_play_is_shown_as_a_copy(
     assert download.value.path().read_bytes() == desk.result.read_bytes(), "the download is the original"
 
 
+def test_a_result_that_could_not_be_fetched_is_fetched_again_and_not_called_unplayable(
+        open_page, stand_in, desk: Desk, watch):
+    watch.allowed.append("status of 503")
+    desk.failing_results = 3
+    page = open_result(open_page, stand_in, desk)
+    page.wait_for_function("() => document.querySelector('video').readyState > 0")
+    expect(page.locator("[data-copy-note]")).to_be_hidden()
+    assert "format=h264" not in page.evaluate("document.querySelector('video').src")
+    assert desk.failing_results == 0
+
+
+def test_whoever_is_in_my_clips_by_keyboard_stays_there_when_a_state_changes(
+        open_page, stand_in, desk: Desk, silent_clip):
+    page = open_page(stand_in)
+    generate(page, silent_clip)
+    page.locator("[data-clip-list] button").focus()
+    desk.put("job-1", state="running", progress={"stage": "mel", "step": 1, "total": 2, "fraction": 0.575})
+    expect_phase(page, "running")
+    expect(page.locator("[data-clip-list] button")).to_be_focused()
+    page.locator("[data-clip-list] a").focus()
+    desk.succeed()
+    expect_phase(page, "succeeded")
+    expect(page.locator("[data-clip-list] a")).to_be_focused()
+
+
 def test_a_shared_link_shows_and_changes_nothing_until_it_is_revoked(open_page, stand_in, desk: Desk, watch):
     watch.allowed.append("status of 404")
     page = open_result(open_page, stand_in, desk)

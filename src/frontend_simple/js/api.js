@@ -77,6 +77,17 @@ export async function sample(name) {
   return new File([await getBlob(new URL(`samples/${name}.mp4`, BASE))], `${name}.mp4`, { type: "video/mp4" });
 }
 
+/** The status with which an address of ours answers; 0: no answer. Its first byte is asked for, the rest is not. */
+export async function statusOf(url) {
+  try {
+    const answer = await fetch(url, { headers: { Range: "bytes=0-0" }, cache: "no-store" });
+    answer.body?.cancel();
+    return answer.status;
+  } catch {
+    return 0;
+  }
+}
+
 /** Bytes behind an address of ours. */
 export async function getBlob(url, signal) {
   let answer;

@@ -191,6 +191,7 @@ async function showResult({ job, shared }) {
   const links = job.links ?? {}; // an older server offers less
   const sound = links.audio ? api.soundUrl(place) : null;
   files = { download: [api.resultUrl(place), resultName(job)], ...(sound && { "download-sound": [sound, resultName(job, "wav")] }) };
+  doubted = false;
   view.show(api.resultUrl(place));
   view.setDownloads(files);
   listening.show(() => api.getBlob(sound ?? api.resultUrl(place)));
@@ -208,15 +209,28 @@ async function showResult({ job, shared }) {
 
 let files = {};
 
-/** The browser cannot play the original: a copy in H.264 is shown, and offered beside it. */
-function showCopy() {
-  const { phase, job } = store.state;
+let failures = 0; // of fetching, in a row
+let doubted = false; // it could be fetched and did not play
+
+/** What could not be fetched is fetched again; of what the browser cannot play a copy in H.264 is shown, and offered. */
+async function recover() {
+  const { phase, job, shared } = store.state;
+  const url = view.video.src;
   if (phase !== "succeeded" || view.video.hidden) return;
-  if (!navigator.onLine) { // no wonder: it could not be fetched
-    window.addEventListener("online", () => view.video.load(), { once: true });
+  const status = await api.statusOf(url);
+  if (view.video.src !== url || store.state.phase !== phase) return; // something else is shown by now
+  if (status === 404 || status === 410) return store.send("gone", { id: job.id, phase: shared ? "missing" : "expired" });
+  const isCopy = Boolean(files["download-copy"]);
+  const refused = status >= 400 && status < 500 && status !== 429;
+  const away = (status < 200 || status >= 300) && !(isCopy && refused); // or it has no time
+  if (away || !doubted) { // it may have been away until a moment ago
+    setTimeout(() => view.video.src === url && view.video.load(), away ? Math.min(30_000, 1000 * 2 ** failures) : 0);
+    failures = away ? failures + 1 : 0;
+    doubted = !away;
     return;
   }
-  if (files["download-copy"]) return view.show(null, { why: say("noPreview") }); // not even the copy
+  doubted = false;
+  if (isCopy) return view.show(null, { why: say("noPreview") }); // not even the copy
   const copy = api.resultUrl(place, { h264: true });
   files["download-copy"] = [copy, resultName(job, "mp4", "-h264")];
   view.setDownloads(files);
@@ -442,7 +456,8 @@ view.video.addEventListener("volumechange", () => {
 for (const name of ["timeupdate", "seeked"]) {
   view.video.addEventListener(name, () => store.state.phase === "succeeded" && view.drawHead());
 }
-view.video.addEventListener("error", showCopy);
+view.video.addEventListener("error", recover);
+view.video.addEventListener("loadeddata", () => { failures = 0; doubted = false; });
 view.seek.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 0.1, ArrowUp: 0.1, ArrowLeft: -0.1, ArrowDown: -0.1 }[event.key];
   const way = { PageUp: 1, PageDown: -1 }[event.key];

@@ -324,9 +324,12 @@ export function createView(on) {
   // ---- my clips -------------------------------------------------------------------------------------------------
 
   function drawClips(clips, currentId) {
+    const list = hook("clip-list");
+    const held = list.contains(document.activeElement) ? document.activeElement : null; // whoever is there stays there
+    const heldId = held?.closest("li").dataset.clip;
     hook("clips").hidden = clips.length === 0;
-    hook("clip-list").replaceChildren(...clips.map((clip) => {
-      const row = element("li");
+    list.replaceChildren(...clips.map((clip) => {
+      const row = element("li", undefined, { "data-clip": clip.id });
       const gone = isExpired(clip);
       const state = gone ? say("clip.expired") : say(`clip.${clip.state}`) ?? clip.state ?? "";
       const until = !clip.expires_at ? when(clip.created_at)
@@ -341,6 +344,8 @@ export function createView(on) {
       row.append(link, forget);
       return row;
     }));
+    const row = held && [...list.children].find((each) => each.dataset.clip === heldId);
+    row?.querySelector(held.matches("button") ? "button" : "a").focus({ preventScroll: true });
   }
 
   return {
