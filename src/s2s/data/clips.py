@@ -33,7 +33,11 @@ from s2s.media.video import decode_frames
 from s2s.mel import mel_spectrogram
 from s2s.synth.script import KINDS
 
-FLAGS_THAT_DROP = ("broken", "no_sound", "short", "silent", "speech", "no_onset", "duplicate", "source_in_other_split")
+OVER_A_LIMIT = ("too_long", "too_large", "too_many_frames", "picture_too_large")  # codes: other limits let it in
+FLAGS_THAT_DROP = (
+    *("broken", *OVER_A_LIMIT, "no_sound", "short", "silent", "speech", "no_onset", "duplicate"),
+    "source_in_other_split",
+)
 SIGNATURE_DISTANCE = 3  # bits of 64 of the sound
 PICTURE_DISTANCE = 8  # bits of 64 of the middle picture
 
@@ -263,8 +267,8 @@ def _make_clip(
     if not flags:
         try:
             clip, signature = _fill(clip, piece, options, dry_run)
-        except (InputError, ProcessingError):
-            flags = ["broken"]
+        except (InputError, ProcessingError) as exc:
+            flags = [exc.code if exc.code in OVER_A_LIMIT else "broken"]
     return {"clip": json.loads(replace(clip, flags=[*flags, *clip.flags]).to_json(root)), "signature": signature}
 
 

@@ -103,6 +103,14 @@ def test_silent_damaged_short_and_repeated_clips_are_left_out_with_their_reason(
     assert {path.stem for path in (tmp_path / "set" / "clips").iterdir()} == {"good"}
 
 
+def test_a_video_that_is_over_a_limit_is_left_out_for_that_reason(tmp_path):
+    longest_s = settings().cli_max_duration_s
+    (tmp_path / "in").mkdir()
+    film(tmp_path / "in" / "evening.mp4", seconds=longest_s + 60, rate="2", size="64x36", sound=True)
+    report = make_set(pieces_of_folder(tmp_path / "in", label="metal"), tmp_path / "set")
+    assert report.reasons == {"too_long": 1}
+
+
 def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path):
     pieces = [piece(struck(tmp_path / "a.mp4")), piece(film(tmp_path / "b.mp4", seconds=2, rate="25"))]
     planned = make_set(pieces, tmp_path / "set", dry_run=True)
