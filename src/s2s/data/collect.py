@@ -4,8 +4,10 @@
     RAW/journal.sqlite      the same while it works; a killed run goes on from here
     RAW/clips/ID.mp4        exact cut, the picture as large as it was, sound as AAC
 
-A dead link is reported and stays dead; what could not be reached is tried again by the next run. Rows hold no times
-and no counts of tries, so a disturbed run ends with the same file as an undisturbed one.
+A dead link is reported and stays dead; what could not be reached, or is more than a limit lets in, is tried again by
+the next run. A clip of which the list says another source or start than its row is collected again; another label or
+split is written into its row. Rows hold no times and no counts of tries, so a disturbed run ends with the same file as
+an undisturbed one.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 from s2s.config import settings
-from s2s.data.clips import Piece, in_parallel
+from s2s.data.clips import OVER_A_LIMIT, Piece, in_parallel
 from s2s.data.manifest import read_lines, sha256_of
 from s2s.errors import InputError, ProcessingError, S2SError
 from s2s.media.cut import clip_rate, clip_size, cut_clip
@@ -40,6 +42,7 @@ _silent.setLevel(logging.CRITICAL + 1)
 
 YOUTUBE = "https://www.youtube.com/watch?v={id}"
 CLIP_S = 10.0
+SOURCE_MAX_S = 12 * 3600.0  # a source is only looked at where it is cut, so it may be much longer than a clip
 VAS_TEST = {"gun": 64, "sneeze": 64, "cough": 64, "hammer": 64}  # the last n of a category are its test set
 VAS_TEST_DEFAULT = 128
 
@@ -184,11 +187,19 @@ def collect(
             for place, one in enumerate(wanted):
                 with lock:
                     fresh = journal.execute("INSERT OR IGNORE INTO listed VALUES (?, ?)", (one.id, place)).rowcount
-                    done = journal.execute("SELECT state FROM rows WHERE id = ?", (one.id,)).fetchone()
+                    found = journal.execute("SELECT json FROM rows WHERE id = ?", (one.id,)).fetchone()
                 if not fresh:
                     raise InputError(f"{one.id} is in the list twice.", hint="Take one of the lines out.")
-                state = done[0] if done else ""
-                if state == "dead" or (state == "ok" and (root / "clips" / f"{one.id}.mp4").exists()):
+                row = Row(**json.loads(found[0])) if found else None
+                if row and (row.source, row.start_s) != (one.source, one.start_s):
+                    with lock:  # first, so that a kill leaves no row that says something else than its clip is
+                        journal.execute("DELETE FROM rows WHERE id = ?", (one.id,))
+                    (root / "clips" / f"{one.id}.mp4").unlink(missing_ok=True)
+                elif row and _is_settled(row, root):
+                    if (row.label, row.split) != (one.label, one.split):
+                        row = replace(row, label=one.label, split=one.split)
+                        with lock:
+                            journal.execute("UPDATE rows SET json = ? WHERE id = ?", (row.to_json(), one.id))
                     continue
                 yield place, one
 
@@ -207,6 +218,13 @@ def collect(
         )
 
 
+def _is_settled(row: Row, root: Path) -> bool:
+    """Another try would end with the same row."""
+    if row.state == "ok":
+        return (root / "clips" / f"{row.id}.mp4").exists()
+    return row.state == "dead" and row.reason not in OVER_A_LIMIT
+
+
 def _collect_one(one: Wanted, root: Path, fetch: Fetch, cut: Callable, duration_s: float) -> Row:
     facts = {"id": one.id, "source": one.source, "start_s": one.start_s, "label": one.label, "split": one.split}
     target = root / "clips" / f"{one.id}.mp4"
@@ -220,7 +238,7 @@ def _collect_one(one: Wanted, root: Path, fetch: Fetch, cut: Callable, duration_
         except Unfetched as exc:
             return Row(**facts, state="dead" if exc.dead else "failed", reason=exc.reason)
         except InputError as exc:
-            return Row(**facts, state="dead", reason=exc.code)
+            return Row(**facts, state="failed" if exc.code in OVER_A_LIMIT else "dead", reason=exc.code)
         except ProcessingError as exc:
             log.warning("%s: %s", one.id, exc)
             return Row(**facts, state="dead", reason="broken")
@@ -229,7 +247,7 @@ def _collect_one(one: Wanted, root: Path, fetch: Fetch, cut: Callable, duration_
 
 def cut_raw(video: Path, target: Path, start_s: float, duration_s: float) -> float:
     """An exact cut with sound, no larger than 720 pixels on the short side. Raises InputError: too_short, ..."""
-    info = probe(video, settings().cli_limits)
+    info = probe(video, settings().cli_limits.model_copy(update={"max_duration_s": SOURCE_MAX_S}))
     there_s = min(duration_s, info.duration_s - start_s)
     if there_s < 1.0:
         raise InputError(f"{video.name} ends before second {start_s:g}.", code="too_short")
@@ -304,7 +322,7 @@ class Downloader:
             try:
                 return self._download(address, folder)
             except Unfetched as exc:
-                if exc.dead or attempt + 1 == self._tries:
+                if exc.dead or exc.reason in OVER_A_LIMIT or attempt + 1 == self._tries:
                     raise
                 log.info("%s: %s, trying again", address, exc.reason)
         raise AssertionError("unreachable: the last try returns or raises")
@@ -343,7 +361,7 @@ class Downloader:
             raise self._reason(exc) from exc
         files = [path for path in folder.iterdir() if path.suffix != ".part"]
         if not files:
-            raise Unfetched("too_large", dead=True)
+            raise Unfetched("too_large", dead=False)
         return files[0], (info or {}).get("license") or self._licence
 
     def _reason(self, exc: Exception) -> Unfetched:

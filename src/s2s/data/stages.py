@@ -109,12 +109,19 @@ def collect(
         if csv.endswith(".csv"):
             local = blobs.fetch(csv, home / "raw" / "wanted.csv")
             wanted = collecting.read_vggsound(local, address or collecting.YOUTUBE, frozenset(labels))
+        elif blobs.is_remote(csv):
+            folder = (home / "vas").resolve()
+            blobs.pull(csv, folder)
+            place = csv.rstrip("/")
+            wanted = (  # called by their address: the folder has another name in every run
+                one._replace(source=f"{place}/{Path(one.source).relative_to(folder).as_posix()}")
+                for one in collecting.read_vas(folder, frozenset(labels))
+            )
+
+            def fetch(address: str, _: Path) -> tuple[Path, str]:
+                return folder / address.removeprefix(f"{place}/"), "unknown"
         else:
-            folder = blobs.local_path(csv)
-            if blobs.is_remote(csv):
-                folder = home / "vas"
-                blobs.pull(csv, folder)
-            wanted = collecting.read_vas(folder, frozenset(labels))
+            wanted = collecting.read_vas(blobs.local_path(csv), frozenset(labels))
         counts = collecting.collect(wanted, home / "raw", fetch=fetch, workers=workers)
         return Made(sha256_of(home / "raw" / "collected.jsonl"), counts)
 

@@ -6,19 +6,23 @@ import itertools
 import json
 import multiprocessing
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.clips import film
 
+from s2s.config import settings
 from s2s.data import stages
-from s2s.data.collect import Downloader, Unfetched, Wanted, collect, read_rows, read_vas, read_vggsound
+from s2s.data.collect import Downloader, Unfetched, Wanted, collect, cut_raw, read_rows, read_vas, read_vggsound
 from s2s.errors import InputError
+from s2s.media.probe import probe
 
 
 def csv_of(path: Path, n: int) -> Path:
@@ -86,6 +90,66 @@ def test_what_could_not_be_reached_is_tried_again_and_what_is_dead_or_done_is_no
     assert run() == {"ok": 1, "dead": 1, "failed": 1}
     assert run() == {"ok": 2, "dead": 1}
     assert asked == ["http://x/a", "http://x/b", "http://x/c", "http://x/c"]
+
+
+def test_a_source_may_be_much_longer_than_what_the_command_line_takes(tmp_path):
+    hour = film(tmp_path / "long.mp4", seconds=settings().cli_max_duration_s + 60, rate="2", size="64x36", sound=True)
+    assert cut_raw(hour, tmp_path / "clip.mp4", 630.0, 10.0) == pytest.approx(10.0)
+    assert probe(tmp_path / "clip.mp4", settings().cli_limits).duration_s == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("before", ["failed", "dead"])  # dead: as older versions wrote it
+def test_what_a_limit_refused_is_tried_again(tmp_path, before):
+    def refuse(*_):
+        raise InputError("The clip is too long.", code="too_long")
+
+    def run(cut):
+        wanted = iter([Wanted("a", "/a.mp4", 0.0, "drum", "train")])
+        return collect(wanted, tmp_path, fetch=every_third_is_gone, cut=cut)
+
+    assert run(refuse) == {"failed": 1}
+    assert next(read_rows(tmp_path)).reason == "too_long"
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as journal:
+        journal.execute("UPDATE rows SET state = ?, json = replace(json, '\"failed\"', ?)", (before, f'"{before}"'))
+    assert run(cut_nothing) == {"ok": 1}
+
+
+def test_a_row_says_what_the_list_says_now_and_another_source_or_start_is_collected_again(tmp_path):
+    asked = []
+
+    def fetch(address, folder):
+        asked.append(address)
+        return folder / "source.mp4", "unknown"
+
+    def cut(video, target, start_s, duration_s):
+        target.write_bytes(f"{asked[-1]} from {start_s}".encode())
+        return duration_s
+
+    def run(out, **changes):
+        one = Wanted("a", "http://x/a", 0.0, "drum", "train")._replace(**changes)
+        collect(iter([one]), out, fetch=fetch, cut=cut, workers=1)
+        files = ("collected.jsonl", "clips/a.mp4")
+        return [(out / name).read_bytes() for name in files]
+
+    for changes, fetched in (({}, 1), ({"label": "dog"}, 0), ({"split": "test"}, 0), ({"start_s": 4.0}, 1)):
+        asked.clear()
+        changed = run(tmp_path / "changed", **changes)
+        assert len(asked) == fetched, changes
+        assert changed == run(tmp_path / f"new-{len(list(tmp_path.iterdir()))}", **changes)
+    asked.clear()
+    assert run(tmp_path / "changed", source="http://x/b")[1] == b"http://x/b from 0.0"
+
+
+def test_a_clip_whose_new_source_does_not_come_is_not_the_one_of_the_old_source(tmp_path):
+    def fetch(address, folder):
+        if address == "http://x/b":
+            raise Unfetched("http_404", dead=True)
+        return folder / "source.mp4", "unknown"
+
+    for source, counts in (("http://x/a", {"ok": 1}), ("http://x/b", {"dead": 1}), ("http://x/a", {"ok": 1})):
+        wanted = iter([Wanted("a", source, 0.0, "drum", "train")])
+        assert collect(wanted, tmp_path, fetch=fetch, cut=cut_nothing) == counts
+        assert (tmp_path / "clips" / "a.mp4").exists() == ("ok" in counts)
 
 
 def test_a_list_that_names_a_clip_twice_or_holds_a_bad_line_is_refused_by_name(tmp_path):

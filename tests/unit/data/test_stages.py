@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from obstore.store import LocalStore
+from tests.clips import film
 
 from s2s.data import blobs, stages
 from s2s.data.features import features_of
@@ -57,6 +58,21 @@ def test_what_was_promoted_is_brought_back_and_the_bundle_of_the_last_run_is_the
         assert json.loads((bucket / "bundles" / "current.json").read_text())["bundle"] == served.name
         of_run = (bucket / "run" / str(seed) / "bundle" / "bundle.json").read_bytes()
         assert (served / "bundle.json").read_bytes() == of_run
+
+
+def test_a_folder_of_vas_in_storage_is_collected_once(bucket: Path):
+    place = "far://bucket/vas"
+    folder = bucket.parent / "vas" / "videos" / "hammer"
+    folder.mkdir(parents=True)
+    film(folder / "video_00000.mp4", seconds=2, rate="25", sound=True)
+    first = stages.collect(ROOT, place, workers=1)
+    assert first.facts == {"ok": 1}
+    [row] = map(json.loads, (bucket / "raw" / "collected.jsonl").read_text().splitlines())
+    assert row["source"] == f"{place}/videos/hammer/video_00000.mp4"
+    clip = bucket / "raw" / "clips" / "hammer_video_00000.mp4"
+    clip.write_bytes(b"as it was")
+    assert stages.collect(ROOT, place, workers=1) == first
+    assert clip.read_bytes() == b"as it was"
 
 
 def test_a_stage_that_is_told_to_end_brings_back_what_it_did(bucket: Path):
