@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import from_url
 
 from s2s.config import Settings
@@ -94,10 +94,12 @@ class Blobs:
         return source.stat().st_size
 
     async def discard(self, job_id: str, name: str) -> None:
-        (self.root / job_id / name).unlink(missing_ok=True)
+        """What cannot be deleted now is left to the sweep."""
+        with _left_to_the_sweep(f"{job_id}/{name}"):
+            (self.root / job_id / name).unlink(missing_ok=True)
 
     async def delete(self, job_id: str) -> None:
-        """Everything of a job."""
+        """Everything of a job; what cannot be deleted now is left to the sweep."""
         await asyncio.to_thread(shutil.rmtree, self.root / job_id, ignore_errors=True)
 
     async def ages_s(self) -> dict[str, dict[str, float]]:
@@ -124,6 +126,16 @@ class Blobs:
                     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
+@contextmanager
+def _left_to_the_sweep(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        log.warning("%s could not be deleted now: %s", what, exc)
+
+
 def _is_used(folder: Path) -> bool:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -135,9 +147,21 @@ def _is_used(folder: Path) -> bool:
     return False
 
 
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """A store that is away is to us what a disk that fails is."""
+    try:
+        yield
+    except BaseError as exc:
+        kind = FileNotFoundError if isinstance(exc, NotFoundError) else OSError
+        raise kind(str(exc).partition("\n")[0]) from exc
+
+
 class ObjectBlobs(Blobs):
     """An object store that replicas share (s3://, gs://, file://), by obstore. `root` is a cache: what is read is
-    fetched whole once, because only a local file can be served in parts and be given to ffmpeg."""
+    fetched whole once, because only a local file can be served in parts and be given to ffmpeg.
+
+    Raises OSError when the store is away, FileNotFoundError for what is not in it."""
 
     def __init__(self, url: str, root: Path, scratch: Path):
         super().__init__(root, scratch)
@@ -147,7 +171,8 @@ class ObjectBlobs(Blobs):
             raise ArtifactError(f"S2S_BLOBS_URL cannot be used: {exc}") from exc
 
     async def put(self, job_id: str, name: str, source: Path) -> None:
-        await obstore.put_async(self._store, f"{job_id}/{name}", source)
+        with _as_os_errors():
+            await obstore.put_async(self._store, f"{job_id}/{name}", source)
         await super().put(job_id, name, source)
 
     async def get(self, job_id: str, name: str) -> Path:
@@ -155,37 +180,42 @@ class ObjectBlobs(Blobs):
             return await super().get(job_id, name)
         except FileNotFoundError:
             pass
-        answer = await obstore.get_async(self._store, f"{job_id}/{name}")
         with self.scratch() as folder:
-            with (folder / "blob").open("wb") as file:
+            with _as_os_errors(), (folder / "blob").open("wb") as file:
+                answer = await obstore.get_async(self._store, f"{job_id}/{name}")
                 async for part in answer.stream():
                     file.write(part)
             await super().put(job_id, name, folder / "blob")
         return await super().get(job_id, name)
 
     async def copy(self, job_id: str, name: str, to_job: str) -> int:
-        size = (await obstore.head_async(self._store, f"{job_id}/{name}"))["size"]
-        await obstore.copy_async(self._store, f"{job_id}/{name}", f"{to_job}/{name}")
+        with _as_os_errors():
+            size = (await obstore.head_async(self._store, f"{job_id}/{name}"))["size"]
+            await obstore.copy_async(self._store, f"{job_id}/{name}", f"{to_job}/{name}")
         return size
 
     async def discard(self, job_id: str, name: str) -> None:
         await super().discard(job_id, name)
-        with suppress(FileNotFoundError):
-            await obstore.delete_async(self._store, f"{job_id}/{name}")
+        await self._remove(f"{job_id}/{name}")
 
     async def delete(self, job_id: str) -> None:
         await super().delete(job_id)
-        async for objects in obstore.list(self._store, prefix=job_id):
-            for meta in objects:
-                with suppress(FileNotFoundError):
-                    await obstore.delete_async(self._store, meta["path"])
+        with _left_to_the_sweep(job_id), _as_os_errors():
+            async for objects in obstore.list(self._store, prefix=job_id):
+                for meta in objects:
+                    await self._remove(meta["path"])
+
+    async def _remove(self, path: str) -> None:
+        with _left_to_the_sweep(path), _as_os_errors():
+            await obstore.delete_async(self._store, path)
 
     async def ages_s(self) -> dict[str, dict[str, float]]:
         now_s, found = time.time(), {}
-        async for objects in obstore.list(self._store):
-            for meta in objects:
-                job_id, _, name = meta["path"].partition("/")
-                found.setdefault(job_id, {})[name] = now_s - meta["last_modified"].timestamp()
+        with _as_os_errors():
+            async for objects in obstore.list(self._store):
+                for meta in objects:
+                    job_id, _, name = meta["path"].partition("/")
+                    found.setdefault(job_id, {})[name] = now_s - meta["last_modified"].timestamp()
         return found
 
     async def sweep_disk(self, orphan_s: float, fresh_s: float, have_files: HaveFiles) -> None:

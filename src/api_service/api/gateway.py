@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import math
 import secrets
@@ -19,7 +18,7 @@ from api_service.api import derive, schemas
 from api_service.api.access import Caller, CallerOf, Gatekeeper, Signer
 from api_service.api.admin import WorkerParts
 from api_service.api.blobs import UPLOAD, result_name
-from api_service.api.limits import Admission, storage_full
+from api_service.api.limits import Admission, storage_told
 from api_service.api.outbox import Delivery
 from api_service.api.store import FINISHED, Job, Queue, State
 from api_service.api.uploads import receive
@@ -58,18 +57,13 @@ class Service:
                 return earlier
         await self.admission.quotas(caller)
         job_id = str(uuid.uuid4())
-        try:
-            with self.admission.incoming(), self.blobs.scratch() as folder:
-                file = folder / "upload"
-                upload = await receive(request, file, self.config.http_limits, self.config.upload_stall_s)
-                webhook_url = self.webhooks.check(upload.webhook_url, caller)
-                await asyncio.to_thread(check_container, file, self.config.http_limits)
-                n_bytes = file.stat().st_size
-                await self.blobs.put(job_id, UPLOAD, file)
-        except OSError as exc:
-            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise storage_full() from exc
+        with storage_told(), self.admission.incoming(), self.blobs.scratch() as folder:
+            file = folder / "upload"
+            upload = await receive(request, file, self.config.http_limits, self.config.upload_stall_s)
+            webhook_url = self.webhooks.check(upload.webhook_url, caller)
+            await asyncio.to_thread(check_container, file, self.config.http_limits)
+            n_bytes = file.stat().st_size
+            await self.blobs.put(job_id, UPLOAD, file)
         return await self._enqueue(
             job_id,
             owner=caller.owner,
@@ -89,10 +83,11 @@ class Service:
         await self.admission.quotas(caller)
         wishes = validated(Wishes, {**job.wishes, **changes})
         job_id = str(uuid.uuid4())
-        try:
-            n_bytes = await self.blobs.copy(job.id, UPLOAD, job_id)
-        except FileNotFoundError as exc:
-            raise InputError("The upload is gone.", code="gone", hint="Send the clip again.") from exc
+        with storage_told():
+            try:
+                n_bytes = await self.blobs.copy(job.id, UPLOAD, job_id)
+            except FileNotFoundError as exc:
+                raise InputError("The upload is gone.", code="gone", hint="Send the clip again.") from exc
         return await self._enqueue(
             job_id,
             owner=caller.owner,
@@ -205,10 +200,11 @@ class Service:
     async def result(self, job: Job) -> Path:
         """The clip with its sound. Raises InputError not_ready or gone."""
         check_succeeded(job)
-        try:
-            return await self.blobs.get(job.id, result_name(job.attempt))
-        except FileNotFoundError as exc:
-            raise gone() from exc
+        with storage_told():
+            try:
+                return await self.blobs.get(job.id, result_name(job.attempt))
+            except FileNotFoundError as exc:
+                raise gone() from exc
 
     async def derived(self, job: Job, name: str) -> Path:
         """WAV, PEAKS, SPECTROGRAM or H264 of a result, made on first demand. Raises InputError not_ready or gone."""
@@ -216,10 +212,11 @@ class Service:
         key = (job.id, name)
         try:
             async with self._deriving[key]:
-                try:
-                    return await self.blobs.get(job.id, name)
-                except FileNotFoundError:
-                    return await self._derive(job, name)
+                with storage_told():
+                    try:
+                        return await self.blobs.get(job.id, name)
+                    except FileNotFoundError:
+                        return await self._derive(job, name)
         finally:
             if not self._deriving[key].locked():
                 self._deriving.pop(key, None)

@@ -136,9 +136,9 @@ class JobWorker:
             outcome = exc.code
             await self._again(job, exc)
         except OSError as exc:  # the disk is full, the object store is away: ours, not the clip's
-            log.exception("job %s: attempt %d has no place for its result", job.id, job.attempt)
+            log.exception("job %s: attempt %d could not read or keep a file", job.id, job.attempt)
             outcome = "storage"
-            await self._again(job, ProcessingError(f"The result could not be kept: {exc}"))
+            await self._again(job, ProcessingError(f"Its files could not be read or kept: {exc}"))
         finally:
             self._metrics.attempts.labels(str(outcome)).inc()  # also when the guard was quicker than we are here
             if kept is False:
@@ -227,24 +227,27 @@ class JobWorker:
                         await self._again(job, UpstreamError("The worker vanished.", code="worker_lost"))
                 if not swept_s or time.monotonic() - swept_s > min(SWEEP_S, self._config.orphan_s):
                     swept_s = time.monotonic()
-                    for expired in await self._store.expire(self._config.result_ttl_s):
-                        await self._blobs.delete(expired)
-                    await self._remove_orphans()
+                    await self._store.expire(self._config.result_ttl_s)
+                    await self._remove_blobs()
             except Exception:
                 log.exception("the sweeper stumbled")
             await asyncio.sleep(min(5.0, self._config.lease_s / 3))
 
-    async def _remove_orphans(self) -> None:
+    async def _remove_blobs(self) -> None:
+        """Those of expired jobs, and what belongs to nobody. What cannot be deleted is met again by the next sweep."""
         ages_s, orphan_s = await self._blobs.ages_s(), self._config.orphan_s
         known = await self._store.attempts(set(ages_s))
         for owner, names in ages_s.items():
-            if owner not in known:  # an upload that is still coming in has no row yet
+            state, result = known.get(owner, (None, None))
+            if state is None:  # an upload that is still coming in has no row yet
                 if min(names.values(), default=0.0) > orphan_s:
                     await self._blobs.delete(owner)
-                continue
-            for name in names:  # results of attempts that lost their lease before they could be recorded
-                if name.startswith(RESULT) and name != known[owner] and names[name] > orphan_s:
-                    await self._blobs.discard(owner, name)
+            elif state == State.EXPIRED:
+                await self._blobs.delete(owner)
+            else:  # results of attempts that lost their lease before they could be recorded
+                for name in names:
+                    if name.startswith(RESULT) and name != result and names[name] > orphan_s:
+                        await self._blobs.discard(owner, name)
         for flag in _files(self._config.cancel_dir):
             with suppress(FileNotFoundError):
                 if time.time() - flag.stat().st_mtime > orphan_s:

@@ -5,6 +5,7 @@ The rate is counted by each gateway for itself, so two replicas let twice as muc
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -78,6 +79,19 @@ class Admission:
             yield
         finally:
             self._incoming -= 1
+
+
+@contextmanager
+def storage_told() -> Iterator[None]:
+    """What a disk or an object store refuses, told to callers. Raises UpstreamError storage_full or storage_away."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise storage_full() from exc
+        raise UpstreamError(
+            "Files cannot be written or read now.", code="storage_away", hint="Try again in a while."
+        ) from exc
 
 
 def storage_full() -> UpstreamError:

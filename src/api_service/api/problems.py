@@ -56,6 +56,7 @@ SAID = {
     "too_slow": "The upload stood still for too long.",
     "rate_limited": "Too many in a short time; `Retry-After` tells when to try again.",
     "storage_full": "The storage quota is used up; results that expire make room.",
+    "storage_away": "Files cannot be written or read now; try again in a while.",
     "too_many_uploads": "Too many uploads are coming in; try again at once.",
     "database_away": "The database does not answer now; nothing that was accepted is lost.",
     "queue_full": "Too many jobs wait; try again later.",

@@ -33,7 +33,7 @@ def _file(codes: tuple[str, ...], *media_types: str) -> dict[str, Any]:
             200: {"description": "The whole file.", "content": {kind: {} for kind in media_types}},
             206: {"description": "The part that `Range` asked for."},
             304: {"description": "`If-None-Match` has the ETag."},
-            **describe(*NO_RESULT, "bad_range", *codes),
+            **describe(*NO_RESULT, "bad_range", "storage_away", *codes),
         },
     }
 

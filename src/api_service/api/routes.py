@@ -43,7 +43,7 @@ REFUSALS = (
 )
 DENIALS = ("key_required", "bad_key", "forbidden", "cross_site")
 WEBHOOKS = ("bad_webhook", "webhooks_off")
-FULL = ("rate_limited", "queue_full", "storage_full", "too_many_uploads")
+FULL = ("rate_limited", "queue_full", "storage_full", "storage_away", "too_many_uploads")
 COUNTED = Depends(count_upload)
 SSE_POLL_S = 0.5
 SSE_PING_S = 15.0
@@ -445,7 +445,7 @@ async def status(filename: str, service: ServiceOf, caller: CallerOf) -> schemas
     response_class=FileResponse,
     responses={
         200: {"description": "The video, as an attachment.", "content": {"video/mp4": {}, "video/webm": {}}},
-        **describe("not_found", "not_ready", "gone"),
+        **describe("not_found", "not_ready", "gone", "storage_away"),
     },
 )
 async def get_video(request: Request, filename: str, service: ServiceOf, caller: CallerOf) -> Response:

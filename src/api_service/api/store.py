@@ -401,25 +401,18 @@ class JobStore:
 
     async def have_files(self, ids: set[str]) -> set[str]:
         """Those of the ids that are jobs and have not expired."""
+        return {job_id for job_id, (state, _) in (await self.attempts(ids)).items() if state != State.EXPIRED}
 
-        def look(db: Connection) -> set[str]:
-            found = set()
-            for some in batched(sorted(ids), 500):
-                found |= set(db.scalars(select(jobs.c.id).where(jobs.c.id.in_(some), jobs.c.state != State.EXPIRED)))
-            return found
+    async def attempts(self, ids: set[str]) -> dict[str, tuple[State, str | None]]:
+        """Those of the ids that are jobs -> their state, and the name of the result that they have or may get."""
 
-        return await self._read(look)
-
-    async def attempts(self, ids: set[str]) -> dict[str, str | None]:
-        """Those of the ids that are jobs -> the name of the result that they have or may get."""
-
-        def look(db: Connection) -> dict[str, str | None]:
+        def look(db: Connection) -> dict[str, tuple[State, str | None]]:
             found = {}
             for some in batched(sorted(ids), 500):
                 query = select(jobs.c.id, jobs.c.state, jobs.c.attempt).where(jobs.c.id.in_(some))
                 for row in db.execute(query):
                     wanted = row.state in ACTIVE | {State.SUCCEEDED}
-                    found[row.id] = result_name(row.attempt) if wanted else None
+                    found[row.id] = State(row.state), result_name(row.attempt) if wanted else None
             return found
 
         return await self._read(look)

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import obstore
 import pytest
 from gateway_kit import events, finished, make_clip, running, send
+from obstore.exceptions import BaseError
 from sqlalchemy import text
 from tests.postgres import running_postgres
 
@@ -113,6 +115,71 @@ async def test_a_disk_that_is_really_full_loses_nothing_that_was_accepted(config
                 assert len(outcomes) == 1
             assert (await finished(gateway, await send(gateway, clip), within_s=60))["state"] == "succeeded"
             assert {path.name for path in (disk / "var" / "blobs").iterdir()} >= {job["id"] for job in jobs}
+
+
+@contextmanager
+def away(bucket: Path) -> Iterator[None]:
+    """An object store that answers everything with an error."""
+    bucket.rename(bucket.with_suffix(".kept"))
+    bucket.touch()
+    try:
+        yield
+    finally:
+        bucket.unlink()
+        bucket.with_suffix(".kept").rename(bucket)
+
+
+async def test_an_object_store_that_is_away_says_so_and_is_tried_again(config, model_server, clip, tmp_path):
+    bucket = tmp_path / "bucket"
+    async with running(config.model_copy(update={"blobs_url": bucket.as_uri()}), model_server) as gateway:
+        done = await finished(gateway, await send(gateway, clip))
+        model_server.entered.clear()
+        model_server.go_on.clear()
+        job = await send(gateway, clip)
+        await model_server.entered.wait()
+        with away(bucket):
+            for answer in (
+                await gateway.post("/v1/jobs", files={"file": ("a.mp4", clip)}),
+                await gateway.post(done["links"]["retake"], json={"seed": 2}),
+                await gateway.get(done["links"]["audio"]),
+            ):
+                assert (answer.status_code, answer.json()["code"]) == (503, "storage_away"), answer.text
+                assert answer.headers["retry-after"]
+            model_server.go_on.set()  # there is no place for the result
+            async with asyncio.timeout(30):
+                while 's2s_attempts_total{outcome="storage"}' not in (await gateway.get("/metrics")).text:
+                    await asyncio.sleep(0.05)
+            assert (await gateway.delete(done["links"]["self"])).status_code == 204
+        assert (await finished(gateway, job, within_s=30))["state"] == "succeeded"
+        assert (await gateway.get(job["links"]["result"])).content == model_server.sound_of(clip)
+
+
+async def test_a_file_that_cannot_be_deleted_keeps_no_other_and_goes_later(
+    config, model_server, clip, tmp_path, monkeypatch
+):
+    for module in ("blobs", "jobs"):
+        monkeypatch.setattr(f"api_service.api.{module}.SWEEP_S", 0.5)
+    bucket, tried = tmp_path / "bucket", []
+    short = {"blobs_url": bucket.as_uri(), "result_ttl_s": 3.0}
+    delete = obstore.delete_async
+
+    async def delete_but_one(store, path):
+        if path.startswith(stubborn["id"]) and bucket_has(others):
+            tried.append(path)
+            raise BaseError("the store will not")
+        await delete(store, path)
+
+    def bucket_has(jobs: list[dict]) -> bool:
+        return any(list((bucket / job["id"]).glob("*")) for job in jobs)
+
+    async with running(config.model_copy(update=short), model_server) as gateway:
+        jobs = [await finished(gateway, await send(gateway, clip)) for _ in range(3)]
+        stubborn, *others = sorted(jobs, key=lambda job: job["id"])  # the first that is met
+        monkeypatch.setattr("obstore.delete_async", delete_but_one)
+        async with asyncio.timeout(30):
+            while bucket_has(jobs):
+                await asyncio.sleep(0.05)
+    assert tried
 
 
 @pytest.mark.parametrize("jump_s", [7200, -7200], ids=["ahead", "back"])
