@@ -121,8 +121,12 @@ def make_set(
     kinds = dict(kinds or {})
     if unknown := sorted(set(kinds.values()) - set(KINDS)):
         raise InputError(f"{unknown[0]!r} is no kind of sound.", hint=f"Kinds are {', '.join(KINDS)}.")
-    if len({piece.id for piece in pieces}) < len(pieces):
-        raise InputError("Two pieces have the same id.", hint="Rename one of the files.")
+    by_id: dict[str, Piece] = {}
+    for piece in pieces:
+        if (other := by_id.setdefault(piece.id, piece)) is not piece:
+            raise InputError(
+                f"{other.source} and {piece.source} get the same id, {piece.id}.", hint="Rename one of the files."
+            )
     asked = {"options": options.model_dump(mode="json"), "kinds": kinds}
     if not dry_run:
         refusal = f"{root} holds a set that was made with other options."

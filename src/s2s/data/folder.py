@@ -6,7 +6,10 @@ DIR/rex.mp4        label: the name of DIR, or what the caller says
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -51,14 +54,14 @@ def pieces_of_folder(
     label: of videos that lie in no sub-folder; None: the name of `root`.
     """
     videos = find_videos(root)
+    ids = dict(zip(videos, ids_of([video.relative_to(root) for video in videos]), strict=True))
     found: dict[Path, list[Piece]] = {}
     for done, (video, spans) in enumerate(in_parallel(lambda video: _spans(video, clip_s), videos, workers)):
         inner = video.relative_to(root)
         name = inner.parts[0] if len(inner.parts) > 1 else label or root.resolve().name
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", inner.with_suffix("").as_posix())
         found[video] = [
             Piece(
-                id=f"{stem}-{round(1000 * start):07d}",
+                id=f"{ids[video]}-{round(1000 * start):07d}",
                 video=video.resolve(),
                 start_s=start,
                 duration_s=None if end is None else end - start,
@@ -71,6 +74,21 @@ def pieces_of_folder(
         ]
         on_video(done + 1, len(videos))
     return [piece for video in videos for piece in found[video]]
+
+
+def ids_of(paths: Sequence[Path]) -> list[str]:
+    """An id for each relative path of a folder, of A-Z, a-z, 0-9, _ and - only.
+
+    It is the path without its suffix, folders joined by "-". A part of a hash of the whole path follows where that does
+    not tell files apart: names with other characters, and names that come to the same.
+    """
+    plain = [path.with_suffix("").as_posix().replace("/", "-") for path in paths]
+    named = [re.sub(r"[^A-Za-z0-9_-]+", "-", name) for name in plain]
+    count = Counter(named)
+    return [
+        name if name == spelt and count[name] == 1 else f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+        for path, spelt, name in zip(map(Path.as_posix, paths), plain, named, strict=True)
+    ]
 
 
 def _spans(video: Path, clip_s: float) -> Sequence[tuple[float, float | None]]:

@@ -1,6 +1,7 @@
 """Sets of clips: exact cuts, honest splits, what is left out and why, nothing done twice."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.clips import click_near, clicks, film
 from s2s.config import settings
 from s2s.data import blobs
 from s2s.data.clips import PUBLISHED, ClipOptions, Piece, assign_splits, make_set
-from s2s.data.folder import pieces_of_folder, spans_of_onsets
+from s2s.data.folder import ids_of, pieces_of_folder, spans_of_onsets
 from s2s.data.heard import SAMPLE_RATE, hear
 from s2s.data.manifest import SPLITS, read_clips, read_records, verify_set
 from s2s.errors import InputError
@@ -101,6 +102,23 @@ def test_silent_damaged_short_and_repeated_clips_are_left_out_with_their_reason(
         "short": ["short"],
     }
     assert {path.stem for path in (tmp_path / "set" / "clips").iterdir()} == {"good"}
+
+
+def test_videos_get_ids_of_their_own_whatever_their_names_are_and_a_plain_name_is_its_id():
+    names = ["rex.mp4", "dog/rex.mp4", "dog/rex 1.mp4", "дождь.mp4", "雨声.mp4", "鼓声.mp4", "IMG_1.mov", "IMG_1.mp4"]
+    ids = ids_of([Path(name) for name in names])
+    assert ids[:2] == ["rex", "dog-rex"]
+    assert ids[2].startswith("dog-rex-1-")
+    assert len(set(ids)) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9_-]+", one) for one in ids)
+    assert ids_of([Path("鼓声.mp4")]) == [ids[5]], "whatever lies beside it"
+
+
+def test_two_pieces_with_one_id_are_refused_by_the_names_of_their_sources(tmp_path):
+    pieces = [piece(tmp_path / name, "same") for name in ("a.mp4", "b.mp4")]
+    with pytest.raises(InputError, match=r"a\.mp4 and .*b\.mp4 get the same id, same"):
+        make_set(pieces, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_video_that_is_over_a_limit_is_left_out_for_that_reason(tmp_path):
