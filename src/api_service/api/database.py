@@ -39,8 +39,10 @@ from sqlalchemy import (
 )
 from sqlalchemy import inspect as inspect_tables
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolUsedUp
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import FunctionElement
 
 from s2s.config import Settings
@@ -136,6 +138,7 @@ def _now_sqlite(element: DatabaseNow, compiler: Any, **kw: Any) -> str:
 
 NOW = DatabaseNow()
 AWAY = ("53", "57")  # classes of PostgreSQL's codes: no room, too many connections; starting up, shutting down
+CONNECT_WITHIN_S, FREE_WITHIN_S, ANSWER_WITHIN_S = 5.0, 5.0, 10.0  # a server that says nothing is one that is away
 CHANNEL, LISTEN_AGAIN_S = "s2s", 1.0
 NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', :key)")
 
@@ -165,7 +168,7 @@ def whole(store: type[Store]) -> type[Store]:
 
 
 class DatabaseAway(UpstreamError):
-    """It cannot be reached, or cannot answer now: restarted, locked, out of disk."""
+    """It cannot be reached, or cannot answer now: restarted, locked, out of disk, mute."""
 
     default_code = "database_away"
 
@@ -174,7 +177,7 @@ class DatabaseAway(UpstreamError):
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, OSError, asyncpg.PostgresError) as exc:
+    except (OperationalError, InterfaceError, PoolUsedUp, OSError, asyncpg.PostgresError) as exc:
         raise DatabaseAway("The database does not answer.", hint="Try again in a while.") from exc
     except DBAPIError as exc:
         if not exc.connection_invalidated and (getattr(exc.orig, "sqlstate", None) or "")[:2] not in AWAY:
@@ -198,7 +201,15 @@ class Database:
             self._readers = ThreadPoolExecutor(4, thread_name_prefix="s2s-read")
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="s2s-write")  # it has one writer anyway
         else:
-            self._server = create_async_engine(url, pool_pre_ping=True, pool_size=10, hide_parameters=True)
+            self._url = url
+            self._server = create_async_engine(
+                url,
+                pool_pre_ping=True,
+                pool_size=10,
+                pool_timeout=FREE_WITHIN_S,
+                hide_parameters=True,
+                connect_args={"timeout": CONNECT_WITHIN_S, "command_timeout": ANSWER_WITHIN_S},
+            )
             self._telling: set[asyncio.Future] = set()
 
     async def read(self, look: Callable[[Connection], Found]) -> Found:
@@ -269,11 +280,26 @@ class Database:
 
     async def open(self) -> None:
         """Raises ArtifactError when the tables are of another version of this software."""
-        await self.write(lambda db: _bring_up_to_date(db, self.embedded))
+        await self._set_up(may_upgrade=self.embedded)
 
     async def upgrade(self) -> None:
         """`s2s db upgrade`."""
-        await self.write(lambda db: _bring_up_to_date(db, True))
+        await self._set_up(may_upgrade=True)
+
+    async def _set_up(self, may_upgrade: bool) -> None:
+        """On a connection that waits: a migration may take long, and others for whoever is at it."""
+
+        def change(db: Connection) -> None:
+            _bring_up_to_date(db, may_upgrade)
+
+        if self.embedded:
+            return await self.write(change)
+        patient = create_async_engine(
+            self._url, poolclass=NullPool, hide_parameters=True, connect_args={"timeout": CONNECT_WITHIN_S}
+        )
+        with _translated():
+            async with patient.begin() as db:
+                await db.run_sync(change)
 
     async def close(self) -> None:
         if not self.embedded:

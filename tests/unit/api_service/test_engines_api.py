@@ -1,6 +1,7 @@
 """The same promises on every database and every blob store: SQLite and PostgreSQL, plain files and an object store."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -8,11 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 from gateway_kit import events, finished, running, send
 from sqlalchemy import Connection
+from sqlalchemy.exc import TimeoutError as PoolUsedUp
 from tests.postgres import running_postgres
 from tests.receiver import Receiver
 
 from api_service.api.blobs import ObjectBlobs
-from api_service.api.database import Database, DatabaseAway
+from api_service.api.database import SETUP_LOCK, Database, DatabaseAway
 from api_service.api.outbox import Delivery, Outbox
 from api_service.api.store import Job, JobStore, State
 from s2s.config import Settings
@@ -374,6 +376,96 @@ async def test_a_gateway_that_works_on_no_jobs_still_empties_its_cache(
                 await asyncio.sleep(0.05)
         blobs = other.app.state.service.blobs
         assert (await blobs.get(short["id"], "in")).read_bytes() == clip
+
+
+class Line:
+    """TCP on the way to a port; while `open` is not set it stays connected and nothing comes through."""
+
+    def __init__(self, to_port: int):
+        self.open, self._to_port, self._tasks = asyncio.Event(), to_port, []
+        self.open.set()
+
+    async def __aenter__(self) -> "Line":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to_port)
+        self._tasks += [asyncio.create_task(self._pass_on(*ends)) for ends in ((reader, back), (there, writer))]
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            while data := await reader.read(65536):
+                await self.open.wait()
+                writer.write(data)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    for name in ("CONNECT_WITHIN_S", "ANSWER_WITHIN_S"):
+        monkeypatch.setattr(f"api_service.api.database.{name}", 1.0)
+    monkeypatch.setattr("api_service.api.database.FREE_WITHIN_S", 0.5)
+
+
+async def test_a_mute_server_is_one_that_is_away_for_all_who_ask_at_once(impatient):
+    connections = []
+    mute = await asyncio.start_server(lambda *ends: connections.append(ends), "127.0.0.1", 0)
+    database = Database(f"postgresql+asyncpg://s2s@127.0.0.1:{mute.sockets[0].getsockname()[1]}/postgres")
+
+    def look(db: Connection) -> None:
+        db.exec_driver_sql("SELECT 1")
+
+    async with asyncio.timeout(30):
+        ask = [act(look) for act in (database.read, database.write) for _ in range(15)]  # more than it has connections
+        told = await asyncio.gather(*ask, return_exceptions=True)
+    assert {type(answer) for answer in told} == {DatabaseAway}
+    assert any(isinstance(answer.__cause__, PoolUsedUp) for answer in told)
+    for _, writer in connections:
+        writer.close()
+    mute.close()
+    await database.close()
+
+
+@pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
+async def test_a_server_that_falls_silent_is_away_until_it_speaks_again(
+    shared, postgres, model_server, clip, impatient
+):
+    async with Line(postgres.port) as line:
+        url = shared.database_url.replace(f":{postgres.port}/", f":{line.port}/")
+        async with running(shared.model_copy(update={"database_url": url}), model_server) as gateway:
+            job = await finished(gateway, await send(gateway, clip), within_s=30)
+            line.open.clear()
+            for _ in range(3):
+                async with asyncio.timeout(10):
+                    told = await gateway.get(job["links"]["self"])
+                assert (told.status_code, told.json()["code"]) == (503, "database_away")
+            line.open.set()
+            async with asyncio.timeout(30):
+                while (await gateway.get(job["links"]["self"])).status_code != 200:
+                    await asyncio.sleep(0.1)
+            assert (await finished(gateway, await send(gateway, clip), within_s=30))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
+async def test_who_sets_the_tables_up_waits_for_who_is_at_it(shared, impatient):
+    first, second = Database.of(shared), Database.of(shared)
+    lock = f"SELECT pg_advisory_xact_lock({SETUP_LOCK})"
+    await first.open()
+    async with first._server.begin() as db:
+        await db.exec_driver_sql(lock)
+        waits = asyncio.create_task(second.upgrade())
+        await asyncio.sleep(3)  # longer than any other statement may take
+        assert not waits.done()
+    await waits
+    await first.close()
+    await second.close()
 
 
 @pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
