@@ -1,6 +1,6 @@
 """A set of clips -> what networks train on, computed once.
 
-    FEATURES/features.json                 what was asked for
+    FEATURES/features.json                 what was asked for: of which set, by which bundle (its bundle.json)
     FEATURES/shard-0000/ID.safetensors     rgb uint8 (T, 96, 96, 3), flow float16 (T, 48, 48, 2),
                                            photo float32 (S, 1280): as `s2s.training.tsn.SeenClip`;
                                            cells, scene float16: motion on the timing grid; mel float16 (80, M);
@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 from safetensors.numpy import save_file
 
-from s2s.bundle import Bundle, load_bundle, read_manifest
+from s2s.bundle import Bundle, load_bundle
 from s2s.config import settings
 from s2s.data.clips import in_parallel
 from s2s.data.manifest import Clip, agree, read_clips, read_lines, sha256_of, write_whole
@@ -56,11 +56,11 @@ def extract(
     bundle = load_bundle(bundle_dir) if bundle_dir else None
     asked = {
         "format": 1,
-        "bundle": read_manifest(bundle_dir).name if bundle_dir else None,
+        "bundle": sha256_of(bundle_dir / "bundle.json") if bundle_dir else None,
         "photo": backbone is not None,
         "set_sha256": sha256_of(set_dir / "manifest.jsonl"),
     }
-    agree(out / "features.json", asked, dict.fromkeys(asked, f"{out} holds features of something else."))
+    _claim(out, asked)
     done = 0
     for number, start in enumerate(range(0, len(clips), SHARD_CLIPS)):
         shard, part = out / f"shard-{number:04d}", clips[start : start + SHARD_CLIPS]
@@ -99,10 +99,15 @@ def _one(clip: Clip, shard: Path, bundle: Bundle | None, backbone: Recogniser | 
     return {"id": clip.id, "file": target.name, "sha256": sha256_of(target), "split": clip.split}
 
 
-def features_of(root: Path) -> dict[str, Path]:
+def _claim(out: Path, asked: dict) -> None:
+    agree(out / "features.json", asked, dict.fromkeys(asked, f"{out} holds features of something else."))
+
+
+def features_of(root: Path, set_dir: Path | None = None) -> dict[str, Path]:
     """Clip id -> its file, of all finished shards; each was checked against its sha256.
 
-    Raises InputError when there is none, ArtifactError when a file is not what was written.
+    set_dir: the set that they must be of. Raises InputError when there is none or when they are of another set,
+    ArtifactError when a file is not what was written.
     """
     found: dict[str, Path] = {}
     for shard in sorted(root.glob("shard-*")):
@@ -115,7 +120,18 @@ def features_of(root: Path) -> dict[str, Path]:
             found[row["id"]] = path
     if not found:
         raise InputError(f"{root} holds no finished features.", hint="Make them with `s2s data features`.")
+    if set_dir is not None and not _are_of(root, set_dir):
+        raise InputError(
+            f"{root} holds features of another set than {set_dir}.", hint="Make them again with `s2s data features`."
+        )
     return found
+
+
+def _are_of(root: Path, set_dir: Path) -> bool:
+    asked, manifest = root / "features.json", set_dir / "manifest.jsonl"
+    if not (asked.is_file() and manifest.is_file()):
+        return False
+    return json.loads(asked.read_text(encoding="utf-8"))["set_sha256"] == sha256_of(manifest)
 
 
 def extract_published(
@@ -124,6 +140,7 @@ def extract_published(
     """REGNET's own files, for its own loaders: two pickles, mel and waveform a clip, and the lists of ids.
 
     The set must have been made by `PUBLISHED` options (21.5 fps, 340 x 256, 10 s), and the bundle be an imported one.
+    Raises InputError for another bundle, and when `out` holds files of something else.
     """
     bundle = load_bundle(bundle_dir)
     if bundle.manifest.feature_rule != "published":
@@ -133,6 +150,14 @@ def extract_published(
             hint="Import one with `s2s bundle import`.",
         )
     clips = read_clips(set_dir)
+    asked = {
+        "format": 1,
+        "bundle": sha256_of(bundle_dir / "bundle.json"),
+        "set_sha256": sha256_of(set_dir / "manifest.jsonl"),
+    }
+    if not (out / "features.json").exists() and any(out.glob("melspec_*/*")):
+        raise InputError(f"Nothing tells what the files in {out} were made from.", hint="Choose an empty folder.")
+    _claim(out, asked)
     for folder in (
         "feature_rgb_bninception_dim1024_21.5fps",
         "feature_flow_bninception_dim1024_21.5fps",

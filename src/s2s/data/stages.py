@@ -140,14 +140,15 @@ def preprocess(root: str, recipe: str = "own", kinds: Mapping[str, str] | None =
 def features(root: str, recipe: str = "small", published: str = "", workers: int = 2) -> Made:
     """recipe: of training, which says whether photographs are looked at.
 
-    published: the place of an imported bundle; REGNET's own feature files of the set are written to ROOT/published.
+    published: the place of an imported bundle; REGNET's own feature files of the set are written to ROOT/published/KEY.
     """
     from s2s.data.features import extract, extract_published
     from s2s.training.chain import RECIPES, new_recogniser
 
     photographs = RECIPES[recipe].photographs
     part = f"features/{_clips_key(root, f'photographs {photographs}')}"
-    with workspace(root, ("clips",), (part, "published") if published else (part,)) as home:
+    theirs = f"published/{_clips_key(root, published)}"
+    with workspace(root, ("clips",), (part, theirs) if published else (part,)) as home:
         with tempfile.TemporaryDirectory(prefix="s2s-weights-") as scratch:
             backbone = new_recogniser(Path(scratch)) if photographs else None
             count = extract(home / "clips", home / part, backbone=backbone, workers=workers)
@@ -156,7 +157,7 @@ def features(root: str, recipe: str = "small", published: str = "", workers: int
                 if blobs.is_remote(published):
                     bundle = Path(scratch) / "bundle"
                     blobs.pull(published, bundle)
-                extract_published(home / "clips", home / "published", bundle, workers=workers)
+                extract_published(home / "clips", home / theirs, bundle, workers=workers)
         return Made(sha256_of(home / part / "features.json"), {"clips": count, "place": f"{root}/{part}"})
 
 

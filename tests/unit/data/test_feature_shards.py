@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,14 @@ from safetensors.numpy import load_file
 from tests.tiny import make_tiny_bundle
 from tests.unit.data.test_clips import piece, struck
 
+from s2s.bundle import read_manifest
 from s2s.data import features
 from s2s.data.clips import PUBLISHED, ClipOptions, make_set
 from s2s.data.features import extract, extract_published, features_of
 from s2s.errors import ArtifactError, InputError
 from s2s.mel import mel_spectrogram
 from s2s.spec import ClipSpec
+from s2s.training.chain import RECIPES, train_all
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,25 @@ def test_features_are_what_training_and_serving_measure_and_damage_is_found(clip
         extract(clips, tmp_path)
 
 
+def test_features_of_another_bundle_of_the_same_name_or_of_another_set_are_not_taken(clips, tmp_path):
+    bundles = [make_tiny_bundle(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    assert len({read_manifest(bundle).name for bundle in bundles}) == 1
+    extract(clips, tmp_path / "out", bundle_dir=bundles[0])
+    with pytest.raises(InputError, match="something else"):
+        extract(clips, tmp_path / "out", bundle_dir=bundles[1])
+    assert features_of(tmp_path / "out", clips)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "manifest.jsonl").write_text(
+        "".join((clips / "manifest.jsonl").read_text().splitlines(True)[1:])
+    )
+    with pytest.raises(InputError, match="of another set"):
+        features_of(tmp_path / "out", tmp_path / "set")
+    with pytest.raises(InputError, match="of another set"):
+        train_all(
+            RECIPES["tiny"], tmp_path / "run", tmp_path / "new", clips=tmp_path / "set", features=tmp_path / "out"
+        )
+
+
 def test_the_published_files_have_the_published_shapes(clips, tmp_path, monkeypatch):
     video = struck(tmp_path / "short.mp4", times_s=(0.5,), seconds=3)
     made = make_set([piece(video, "video_00001", label="dog")], tmp_path / "set", PUBLISHED)
@@ -85,7 +105,7 @@ def test_the_published_files_have_the_published_shapes(clips, tmp_path, monkeypa
     rows = np.random.default_rng(0).random((215, 2048), np.float32)
     monkeypatch.setattr(features, "load_bundle", lambda path: Imported)
     monkeypatch.setattr(features, "watch", lambda *args, **kwargs: type("Seen", (), {"visual": rows}))
-    extract_published(tmp_path / "set", tmp_path / "out", Path("any"))
+    extract_published(tmp_path / "set", tmp_path / "out", tmp_path / "bundle")
     with open(tmp_path / "out/feature_flow_bninception_dim1024_21.5fps/video_00001.pkl", "rb") as file:
         flow = pickle.load(file)  # our own
     assert flow.dtype == np.float32
@@ -94,3 +114,8 @@ def test_the_published_files_have_the_published_shapes(clips, tmp_path, monkeypa
     assert (mel.shape, mel.dtype) == ((80, 860), np.float64)
     assert np.load(tmp_path / "out/melspec_10s_22050hz/video_00001_audio.npy").shape == (220_500,)
     assert (tmp_path / "out/filelists/dog_train.txt").read_text() == "video_00001\n"
+    with pytest.raises(InputError, match="something else"):
+        extract_published(tmp_path / "set", tmp_path / "out", make_tiny_bundle(tmp_path / "other", seed=1))
+    (tmp_path / "out/features.json").unlink()  # as older versions left it
+    with pytest.raises(InputError, match="Nothing tells"):
+        extract_published(tmp_path / "set", tmp_path / "out", tmp_path / "bundle")
