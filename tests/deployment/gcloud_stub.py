@@ -183,6 +183,8 @@ class GoogleStub:
 
     def _update(self, path: str, body: dict) -> None:
         found, update = self.resources[path], body.get("update", {})
+        if "/firewalls/" in path:
+            found.update(body)
         if "desiredGatewayApiConfig" in update:
             found.setdefault("networkConfig", {})["gatewayApiConfig"] = update["desiredGatewayApiConfig"]
         if "desiredWorkloadIdentityConfig" in update:

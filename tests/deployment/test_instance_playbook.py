@@ -80,6 +80,20 @@ def test_a_second_run_changes_nothing(made, play):
     assert len(google.changes()) == before
 
 
+def test_who_may_open_an_ssh_connection_follows_the_settings(play):
+    ranges = ("--extra-vars", '{"instance_ssh_ranges": ["198.51.100.0/24"]}')
+    with GoogleStub() as google:
+        assert play(google).returncode == 0
+        planned = play(google, "--check", *ranges)
+        assert "change firewall rule s2s-vm-ssh to 198.51.100.0/24" in planned.text, planned.text[-3000:]
+        assert not google.asked("PATCH", "/firewalls/s2s-vm-ssh$")
+        narrowed = play(google, *ranges)
+        assert (narrowed.returncode, narrowed.changed) == (0, 1), narrowed.text[-4000:]
+        (body,) = google.asked("PATCH", "/firewalls/s2s-vm-ssh$")
+        assert body["sourceRanges"] == ["198.51.100.0/24"]
+        assert play(google, *ranges).changed == 0
+
+
 def test_a_run_that_google_broke_off_is_told_and_goes_on_next_time_with_a_gpu_on_spot(play):
     with GoogleStub() as google:
         google.faults = [Fault("POST", MACHINES, message="Quota 'NVIDIA_L4_GPUS' exceeded. Limit: 0.0 in region")]

@@ -32,6 +32,20 @@ def test_images_are_pushed_by_commit_and_known_by_digest_and_a_second_run_builds
     assert (second.totals["changed"], second.changes) == (0, [])
 
 
+def test_another_machine_learns_the_digests_of_what_was_pushed_and_can_give_it_more_tags(engine, published):
+    known = published.digests
+    engine.docker("rmi", "--force", f"{published.registry}/frontend:{published.tag}")
+    published.digests_file.unlink()
+    command, option, variables = published.arguments
+    tagged = (command, option, json.dumps(json.loads(variables) | {"images_extra_tags": ["stable"]}))
+    other = play(engine, *tagged, inside=True)
+    assert other.code == 0, other.output[-4000:]
+    assert published.digests == known
+    assert {change.rpartition(": ")[2] for change in other.changes} >= {"More tags"}, other.changes
+    again = play(engine, *tagged, inside=True)
+    assert (again.code, again.changes) == (0, []), again.output[-4000:]
+
+
 def test_a_placeholder_project_is_refused_before_anything_is_built(engine):
     played = play(engine, "deploy-docker-images.yml", "--extra-vars", "image_tag=x")
     assert played.code != 0
