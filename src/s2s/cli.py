@@ -139,7 +139,7 @@ def generate(
 ) -> None:
     """Give a video sound that fits what is seen. The picture is not touched."""
     jobs = _plan(source, output)
-    if len(jobs) > 1 and (wav or picture):
+    if source.is_dir() and (wav or picture):
         raise InputError("--wav and --picture take one video, not a folder.", code="bad_request")
     if not source.is_dir():
         from s2s.media.gate import check_container

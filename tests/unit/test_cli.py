@@ -54,6 +54,14 @@ def test_one_clip_that_cannot_be_worked_on_does_not_stop_the_others(tmp_path, mo
     assert [row["error"] for row in json.loads(answer.stdout)] == ["The encoder ended.", "No video."]
 
 
+@pytest.mark.parametrize("option", ["--wav", "--picture"])
+def test_a_folder_is_refused_where_one_video_is_asked_for_even_when_it_holds_one(tmp_path, option):
+    (tmp_path / "one.mp4").write_bytes(b"x")
+    answer = CliRunner().invoke(app, ["generate", str(tmp_path), option, str(tmp_path / "file")])
+    assert isinstance(answer.exception, InputError)
+    assert "not a folder" in str(answer.exception)
+
+
 def test_an_empty_folder_is_a_clear_error(tmp_path):
     answer = s2s("generate", tmp_path)
     assert (answer.returncode, "holds no video" in answer.stderr) == (2, True)
