@@ -585,7 +585,7 @@ def evaluate(
     if copies:
         _evaluate_vocoder(bundle or settings().bundle, work, as_json)
     elif folder or renders:
-        _evaluate_bundle(bundle or settings().bundle, folder, renders, report, kinds, vocoder, work)
+        _evaluate_bundle(bundle or settings().bundle, folder, renders, report, kinds, vocoder, work, as_json)
     elif files and len(files) > 1:
         _compare_files(files[0], files[1:], as_json)
     else:
@@ -593,7 +593,14 @@ def evaluate(
 
 
 def _evaluate_bundle(
-    bundle: Path, folder: Path | None, renders: int, report: Path, kinds: bool, vocoder: str | None, work: Path
+    bundle: Path,
+    folder: Path | None,
+    renders: int,
+    report: Path,
+    kinds: bool,
+    vocoder: str | None,
+    work: Path,
+    as_json: bool,
 ) -> None:
     from s2s.bundle import load_bundle
     from s2s.evaluation.kinds import kind_judge
@@ -618,6 +625,9 @@ def _evaluate_bundle(
         study = run_study(loaded, clips, judge, report, vocoder=vocoder, on_clip=count("Making and measuring sound"))
     save_study(study, report / "study.json")
     page = write_report(study, report, loaded.manifest.name, str(folder) if folder else f"{renders} held-out renders")
+    if as_json:
+        print(json.dumps({"report": str(page), **{key: study[key] for key in study if key != "rows"}}, indent=2))
+        return
     table = Table("system", "F1@50", "skill", "lag-corrected", "kind", title=str(page))
     for system, means in study["means"].items():
         accuracy = (study["kinds"] or {"accuracy": {}})["accuracy"].get(system)

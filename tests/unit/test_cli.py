@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -60,6 +61,17 @@ def test_a_folder_is_refused_where_one_video_is_asked_for_even_when_it_holds_one
     answer = CliRunner().invoke(app, ["generate", str(tmp_path), option, str(tmp_path / "file")])
     assert isinstance(answer.exception, InputError)
     assert "not a folder" in str(answer.exception)
+
+
+def test_json_is_json_for_a_set_that_is_evaluated(tmp_path, monkeypatch):
+    study = {"clips": 1, "means": {"ours": {"f1_50ms": 0.5}}, "kinds": None, "rows": [{"name": "a"}]}
+    monkeypatch.setattr("s2s.bundle.load_bundle", lambda *_: SimpleNamespace(manifest=SimpleNamespace(name="b")))
+    monkeypatch.setattr("s2s.evaluation.study.clips_of_folder", lambda *_: [])
+    monkeypatch.setattr("s2s.evaluation.study.run_study", lambda *_, **__: study)
+    monkeypatch.setattr("s2s.evaluation.report.write_report", lambda *_: tmp_path / "index.html")
+    asked = ["evaluate", "--set", str(tmp_path), "--report", str(tmp_path), "--no-kinds", "--json"]
+    told = json.loads(CliRunner().invoke(app, asked).stdout)
+    assert told == {"report": str(tmp_path / "index.html"), "clips": 1, "means": study["means"], "kinds": None}
 
 
 def test_an_empty_folder_is_a_clear_error(tmp_path):
