@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -40,8 +41,8 @@ app.add_typer(db_app, name="db")
 cluster_app = typer.Typer(no_args_is_help=True, help="Look at a cluster that runs the service.")
 app.add_typer(cluster_app, name="cluster")
 
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)  # names of files and other people's words are printed as they are: see `escape`, too
+err = Console(stderr=True, emoji=False)
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv"}
 STAGE_WORDS = {
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def _tell(exc: S2SError) -> None:
-    err.print(f"[bold red]Error[/]: {exc}", highlight=False, soft_wrap=True)
+    err.print(f"[bold red]Error[/]: {escape(str(exc))}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -214,7 +215,7 @@ def _generate_folder(generator, jobs, options, as_json: bool, quiet: bool) -> No
                     limits=settings().cli_limits,
                     options=options,
                     on_progress=lambda p, index=index, video=video: bar.update(
-                        task, completed=index + p.fraction, description=video.name
+                        task, completed=index + p.fraction, description=escape(video.name)
                     ),
                 )
                 rows.append({"input": str(video), "output": str(target), **sound.report()})
@@ -228,11 +229,11 @@ def _generate_folder(generator, jobs, options, as_json: bool, quiet: bool) -> No
         table = Table("video", "kind", "events", "result")
         for row in rows:
             table.add_row(
-                Path(row["input"]).name,
+                escape(Path(row["input"]).name),
                 *(
-                    (row["category"] or "-", str(len(row["events"])), row["output"])
+                    (escape(row["category"] or "-"), str(len(row["events"])), escape(row["output"]))
                     if "output" in row
-                    else ("", "", f"[red]{row['error']}")
+                    else ("", "", f"[red]{escape(row['error'])}")
                 ),
             )
         out.print(table)
@@ -243,17 +244,21 @@ def _generate_folder(generator, jobs, options, as_json: bool, quiet: bool) -> No
 
 def _report(target: Path, sound) -> None:
     seconds = sum(sound.stage_seconds.values())
-    out.print(f"[bold]{target}[/]  {sound.duration_s:.1f} s of sound in {seconds:.1f} s", highlight=False)
+    out.print(
+        f"[bold]{escape(str(target))}[/]  {sound.duration_s:.1f} s of sound in {seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
     if sound.category:
         out.print(
-            f"Kind: {sound.category} ({sound.category_confidence:.0%} sure). Choose another with --category.",
+            f"Kind: {escape(sound.category)} ({sound.category_confidence:.0%} sure). Choose another with --category.",
             highlight=False,
         )
     if sound.events:
         shown = ", ".join(f"{event.time_s:.2f}" for event in sound.events[:12])
         out.print(f"{len(sound.events)} events at {shown}{' ...' if len(sound.events) > 12 else ''} s", highlight=False)
     for note in sound.notes:
-        out.print(note, highlight=False)
+        out.print(escape(note), highlight=False)
 
 
 @app.command()
@@ -326,7 +331,7 @@ def keys_list() -> None:
     table = Table("id", "name", "scopes", "made", "ends")
     for key in gateway_tools().list_keys(settings()):
         ends = key.revoked_at or key.expires_at
-        table.add_row(key.id, key.name, " ".join(key.scopes), _day(key.created_at), _day(ends) if ends else "")
+        table.add_row(key.id, escape(key.name), " ".join(key.scopes), _day(key.created_at), _day(ends) if ends else "")
     out.print(table)
 
 
@@ -490,7 +495,8 @@ def bundle_import(
         tsn_flow=tsn_flow,
         categories=tuple(category or ()),
     )
-    out.print(f"{out_folder}: {', '.join(manifest.networks)}. {manifest.notes}", highlight=False)
+    told = f"{out_folder}: {', '.join(manifest.networks)}. {manifest.notes}"
+    out.print(escape(told), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -520,9 +526,10 @@ def train(
     if report:
         with counted(run_dir, "report"):
             report_run(RECIPES[recipe], run_dir, target, device=used, clips=clips)
-    out.print(f"[bold]{target}[/]{f', report: {run_dir}/report' if report else ''}", highlight=False, soft_wrap=True)
+    where = escape(f", report: {run_dir}/report" if report else "")
+    out.print(f"[bold]{escape(str(target))}[/]{where}", highlight=False, soft_wrap=True)
     out.print_json(json.dumps(manifest.metrics))
-    out.print(costs_in_words(run_dir), highlight=False)
+    out.print(escape(costs_in_words(run_dir)), highlight=False)
 
 
 @app.command()
@@ -549,7 +556,7 @@ def finetune(
         run_dir=run_dir or output.with_name(output.name + ".run"),
         device=device or settings().device,
     )
-    out.print(f"[bold]{output}[/]  use it with --bundle", highlight=False)
+    out.print(f"[bold]{escape(str(output))}[/]  use it with --bundle", highlight=False, soft_wrap=True)
     out.print_json(json.dumps(manifest.metrics["fine_tuning"]))
 
 
@@ -628,7 +635,7 @@ def _evaluate_bundle(
     if as_json:
         print(json.dumps({"report": str(page), **{key: study[key] for key in study if key != "rows"}}, indent=2))
         return
-    table = Table("system", "F1@50", "skill", "lag-corrected", "kind", title=str(page))
+    table = Table("system", "F1@50", "skill", "lag-corrected", "kind", title=escape(str(page)))
     for system, means in study["means"].items():
         accuracy = (study["kinds"] or {"accuracy": {}})["accuracy"].get(system)
         values = (*(means.get(name) for name in ("f1_50ms", "strict_skill", "lag_corrected_skill")), accuracy)
@@ -678,7 +685,7 @@ def _compare_files(reference: Path, candidates: list[Path], as_json: bool) -> No
     )
     for name, s in rows.items():
         table.add_row(
-            Path(name).name,
+            escape(Path(name).name),
             f"{s.strict_skill:.2f}",
             f"{s.lag_corrected_skill:.2f}",
             f"{s.best_lag_s * 1000:+.0f}",
@@ -713,7 +720,7 @@ def cluster_status(
         if status.gpus_allocatable or status.gpus_requested:
             out.print(f"GPUs: {status.gpus_requested} asked for, {status.gpus_allocatable} there", highlight=False)
         for why in (why for each in status.services for why in each.why):
-            out.print(f"[red]![/] {why}", highlight=False)
+            out.print(f"[red]![/] {escape(why)}", highlight=False)
     if not status.healthy:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from s2s.config import REPO_ROOT, settings
@@ -25,7 +26,7 @@ def run_demo(folder: Path, out: Console, clip: Path = DEMO_CLIP) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     result = folder / "with-sound.mp4"
-    out.print(f"Silent clip: {clip}", highlight=False)
+    out.print(f"Silent clip: {escape(str(clip))}", highlight=False)
     out.print("Starting the model server and the gateway (about 20 s) ...", highlight=False)
     with (
         running_stack(settings(), data_dir=folder / "stack") as stack,
@@ -42,8 +43,8 @@ def run_demo(folder: Path, out: Console, clip: Path = DEMO_CLIP) -> Path:
     picture = folder / "with-sound.png"
     _draw(result, job["report"], picture)
     events = job["report"]["events"]
-    out.print(f"[bold]Video with sound:[/] {result.resolve()}", highlight=False)
-    out.print(f"[bold]Picture of it:[/]    {picture.resolve()}", highlight=False)
+    out.print(f"[bold]Video with sound:[/] {escape(str(result.resolve()))}", highlight=False)
+    out.print(f"[bold]Picture of it:[/]    {escape(str(picture.resolve()))}", highlight=False)
     out.print(
         f"{len(events)} events, kind: {job['report']['category']}. The stack is stopped; `make serve` keeps it "
         "running.",

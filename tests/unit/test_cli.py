@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from s2s.cli import app
 from s2s.errors import InputError, ProcessingError
+from s2s.pipeline import GeneratedSound
 
 
 def s2s(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -53,6 +55,29 @@ def test_one_clip_that_cannot_be_worked_on_does_not_stop_the_others(tmp_path, mo
     answer = CliRunner().invoke(app, ["generate", str(tmp_path), "--json"])
     assert answer.exit_code == 2
     assert [row["error"] for row in json.loads(answer.stdout)] == ["The encoder ended.", "No video."]
+
+
+def test_names_with_brackets_and_colons_are_told_as_they_are(tmp_path, monkeypatch):
+    folder, name = tmp_path / ("long enough to be broken in two" * 3), "Drum [abc_XYZ] :cat:.mp4"
+    folder.mkdir()
+    (folder / name).write_bytes(b"x")
+    made = GeneratedSound(np.zeros(0), 22_050, np.zeros((80, 0)), [], None, 0.0, 1.0, 0, ["A [note]."])
+
+    class Generator:
+        def generate_file(self, video, target, **_):
+            if target.parent != folder:
+                raise InputError(f"{video.name} is [red]bad[/red].")
+            return made
+
+    monkeypatch.setattr("s2s.pipeline.SoundGenerator.from_bundle", lambda *_, **__: Generator())
+    monkeypatch.setattr("s2s.media.gate.check_container", lambda *_: None)
+    told = CliRunner().invoke(app, ["generate", str(folder / name)]).stdout
+    assert f"{folder}/Drum [abc_XYZ] :cat:.sound.mp4" in told
+    assert "A [note]." in told
+    table = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["generate", str(folder)]).stdout
+    assert table.count(name) == 2
+    assert "is [red]bad[/red]." in table
+    assert f"{name} does not exist" in s2s("generate", name, cwd=tmp_path).stderr
 
 
 @pytest.mark.parametrize("option", ["--wav", "--picture"])

@@ -9,14 +9,15 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from s2s.errors import InputError
 
 data_app = typer.Typer(no_args_is_help=True, help="Make training sets: rendered, collected, or of your own videos.")
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)  # names and labels are printed as they are: see `escape`, too
+err = Console(stderr=True, emoji=False)
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the result; a killed run goes on from here.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Clips worked on at once.")]
@@ -82,8 +83,8 @@ def synth(
         )
     write_licences(folder, made)
     out.print(
-        f"[bold]{folder}[/]: {len(made)} clips, {sum(len(one.events) for one in made)} events. "
-        f"See {folder / 'contact-sheet.png'} and {folder / 'licences.json'}.",
+        f"[bold]{escape(str(folder))}[/]: {len(made)} clips, {sum(len(one.events) for one in made)} events. "
+        + escape(f"See {folder / 'contact-sheet.png'} and {folder / 'licences.json'}."),
         highlight=False,
         soft_wrap=True,
     )
@@ -150,7 +151,7 @@ def collect(
         )
     for row in collecting.read_rows(target):
         if row.state != "ok":
-            err.print(f"{row.state}: {row.source} ({row.reason})", highlight=False, soft_wrap=True)
+            err.print(escape(f"{row.state}: {row.source} ({row.reason})"), highlight=False, soft_wrap=True)
     print(json.dumps({"out": str(target), **{state: counts.get(state, 0) for state in ("ok", "dead", "failed")}}))
     if not counts.get("ok"):
         raise InputError("Not one clip could be collected.", hint="The reasons are above.")
@@ -258,12 +259,12 @@ def _tell_set(report, target: Path, dry_run: bool, as_json: bool) -> None:
             kept = [clip for clip in report.clips if clip.label == label]
             kind = next((clip.kind for clip in [*kept, *report.dropped] if clip.label == label), None)
             counts = [str(sum(clip.split == split for clip in kept)) for split in ("train", "val", "test")]
-            table.add_row(label, kind or "-", *counts, str(sum(clip.label == label for clip in report.dropped)))
+            table.add_row(escape(label), kind or "-", *counts, str(sum(clip.label == label for clip in report.dropped)))
         out.print(table)
         for reason, count in sorted(report.reasons.items()):
             out.print(f"{count} left out: {reason}", highlight=False)
         out.print(
-            f"[bold]{target}[/]: {len(report.clips)} clips{' would be made' if dry_run else ''}.",
+            f"[bold]{escape(str(target))}[/]: {len(report.clips)} clips{' would be made' if dry_run else ''}.",
             highlight=False,
             soft_wrap=True,
         )
