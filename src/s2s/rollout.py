@@ -88,7 +88,8 @@ def roll_out(
     before = deployment["metadata"].get("annotations", {}).get(BEFORE)
     image = with_bundle(running, bundle, bundle.name, plain_http=plain_http)
     if image != running:
-        before = running
+        if not before or is_rolled_out(deployment):  # what a killed run left may never have been ready
+            before = running
         log.info("%s/%s: %s -> %s", namespace, DEPLOYMENT, running, image)
         change(before, image)
     if _wait(read, within_s):

@@ -303,6 +303,19 @@ def test_a_run_that_was_cut_off_in_the_middle_is_gone_on_with_and_can_still_be_u
     assert current(store) is None
 
 
+@pytest.mark.parametrize("became_ready", [False, True])
+def test_another_bundle_after_a_cut_off_run_is_undone_to_the_last_image_that_was_ready(kube, tmp_path, became_ready):
+    store, kube.killed_at_change = tmp_path / "store", True
+    with pytest.raises(UpstreamUnavailable):
+        put(make_tiny_bundle(tmp_path / "first"), store)
+    kube.killed_at_change, kube.refused = False, "all others"
+    if became_ready:
+        kube.good, kube.deployment["status"] = kube.image, kube.ready_status()
+    with pytest.raises(ProcessingError, match="Undone"):
+        put(make_tiny_bundle(tmp_path / "second", seed=1), store, force=True, within_s=0.3)
+    assert kube.image == kube.good
+
+
 def test_pods_that_were_well_and_are_not_any_more_are_no_reason_to_undo(kube, tmp_path):
     store, bundle = tmp_path / "store", make_tiny_bundle(tmp_path / "bundle")
     put(bundle, store)
