@@ -29,7 +29,9 @@ def sound_of(path: Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path} does not exist.", code="not_found", hint="Check the path.")
     limits = settings().cli_limits
-    if path.read_bytes()[:4] == b"RIFF":
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head == b"RIFF":
         return read_audio(path, SAMPLE_RATE, limits)
     return read_audio(path, SAMPLE_RATE, limits, info=probe(path, limits))
 
