@@ -58,7 +58,7 @@ BALANCER = "198.51.100.4"  # a load balancer's own address, which it appends
         pytest.param(IMAGE, "{}", id="compose"),
         pytest.param(IMAGE, "{}, 172.18.0.1", id="VM"),
         pytest.param(IMAGE, "{}, 10.42.0.7, fd00::7", id="ingress"),
-        pytest.param(f"{GKE},{BALANCER}", f"{{}}, {BALANCER}, 35.191.9.1", id="GKE"),
+        pytest.param(GKE.replace("PLACEHOLDER_ADDRESS", BALANCER), f"{{}}, {BALANCER}, 35.191.9.1", id="GKE"),
     ],
 )
 async def test_a_forged_address_buys_no_visitor_another_rate(
