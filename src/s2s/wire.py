@@ -47,7 +47,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "upstream_busy": 503, "upstream_unavailable": 503, "queue_full": 503,
     "upstream_timeout": 504, "bad_range": 416, "key_required": 401, "bad_key": 401, "forbidden": 403, "cross_site": 403,
     "too_slow": 408, "head_too_large": 431, "rate_limited": 429, "storage_full": 503, "too_many_uploads": 503,
-    "database_away": 503, "storage_away": 503, "bad_webhook": 422, "webhooks_off": 403,
+    "database_away": 503, "storage_away": 503, "no_copy": 422, "bad_webhook": 422, "webhooks_off": 403,
 }
 
 

@@ -1,6 +1,7 @@
 """What is made from a result on demand: its sound as WAV, peaks to draw, a spectrogram, a version that plays anywhere.
 
-All functions block and are to be called in a thread. ffmpeg is told the demuxer and opens nothing but the file.
+All functions block and are to be called in a thread. ffmpeg is told the demuxer and opens nothing but the file. It
+works beside the gateway in the same container: of 768 MiB the gateway takes 250.
 Raises ProcessingError when ffmpeg fails.
 """
 
@@ -8,11 +9,16 @@ from __future__ import annotations
 
 import json
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from s2s.config import Limits
+from s2s.errors import InputError, ProcessingError
 from s2s.media.ffmpeg import run_ffmpeg
+from s2s.media.gate import check_container
+from s2s.media.mux import playable_picture, reencode_s
 
 DEMUXER = {"mp4": "mov", "webm": "matroska"}
 PLAIN = [
@@ -27,6 +33,12 @@ PLAIN = [
     "-flags:a",
     "+bitexact",
 ]
+COPY_PIXELS = 1920 * 1080  # a larger picture is scaled down to as many; in whatever shape
+COPIED_PIXELS = 30_000_000_000  # of all frames together: two minutes of 3840x2160 at 30 frames/s, or of 1080p at 120
+COPY_MEMORY_BYTES = 900 << 20  # of address space, of which ffmpeg was seen to fill 480 MiB at most
+LENIENT_PIXELS = 2_500_000  # no codec comes near that limit with pictures of so many
+LEAN = ["-x264-params", "rc-lookahead=8:bframes=1:ref=1:sync-lookahead=0"]  # frames that x264 keeps
+ANY = Limits(max_bytes=1 << 40, max_duration_s=1e6, min_duration_s=0.0, max_long_side_px=1 << 16, max_frames_per_s=1e4)
 N_PEAKS = 1000
 SPECTROGRAM_WIDTH, SPECTROGRAM_HEIGHT = 1200, 200
 WINDOW = 1024  # samples: 46 ms at 22050 Hz
@@ -43,16 +55,48 @@ def write_wav(result: Path, container: str, duration_s: float, sample_rate: int,
 
 
 def write_h264(result: Path, container: str, target: Path) -> None:
-    """H.264 with 8 bits and 4:2:0, and AAC: what phones, browsers and editors play."""
-    even = "scale=trunc(iw*sar/2)*2:trunc(ih/2)*2,setsar=1,format=yuv420p"
-    picture = ["-map", "0:v:0", "-vf", even, "-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-threads", "2"]
+    """H.264 with 8 bits and 4:2:0, and AAC: what phones, browsers and editors play. A copy to play, so a picture larger
+    than 1080p is scaled down to that.
+
+    Raises InputError no_copy where that would take too much time or memory; what a frame needs depends on the codec
+    (depth of colours, frames that are kept), so that ffmpeg may find out only while it works. It would go on without
+    the frames that it had no room for, hence -xerror; small pictures have room, and may be damaged a little.
+    """
+    clip = check_container(result, ANY)
+    pixels = clip.width * clip.height
+    if clip.n_frames * pixels > COPIED_PIXELS:
+        raise _no_copy()
+    playable, encoder = playable_picture(COPY_PIXELS)
+    before = ["-threads", "1", "-max_pixels", str(2 * pixels + 65536)]
+    picture = ["-map", "0:v:0", "-vf", playable, "-filter_threads", "1", *encoder, *LEAN]
     sound = ["-map", "0:a:0?", "-c:a", "aac", "-b:a", "96k"]
-    _convert(result, DEMUXER[container], [*picture, *sound, *PLAIN, "-movflags", "+faststart", "-f", "mp4"], target)
+    options = [*picture, *sound, *PLAIN, "-movflags", "+faststart", "-f", "mp4"]
+    lenient = pixels <= LENIENT_PIXELS
+    try:
+        _convert(
+            result,
+            DEMUXER[container],
+            options,
+            target,
+            before if lenient else ["-xerror", *before],
+            timeout_s=60 + reencode_s(clip.n_frames, pixels, COPY_PIXELS),
+            memory_bytes=COPY_MEMORY_BYTES,
+        )
+    except ProcessingError as exc:
+        if lenient:
+            raise
+        raise _no_copy() from exc
 
 
-def _convert(source: Path, demuxer: str, options: list[str], target: Path, before: tuple[str, ...] = ()) -> None:
+def _no_copy() -> InputError:
+    return InputError("This clip is too large to be converted here.", code="no_copy", hint="Take the original.")
+
+
+def _convert(
+    source: Path, demuxer: str, options: list[str], target: Path, before: Sequence[str] = (), **limits: float
+) -> None:
     given = ["-y", "-f", demuxer, *before, "-protocol_whitelist", "file", "-i", f"file:{source}"]
-    run_ffmpeg([*given, *options, f"file:{target}"], timeout_s=600.0)
+    run_ffmpeg([*given, *options, f"file:{target}"], **{"timeout_s": 600.0, **limits})
 
 
 def write_peaks(wav: Path, target: Path) -> None:

@@ -28,7 +28,7 @@ from s2s.errors import InputError
 from s2s.media.gate import check_container
 from s2s.wire import Wishes, validated
 
-DERIVED_AT_ONCE = 2  # ffmpeg processes of the gateway
+DERIVED_AT_ONCE, COPIED_AT_ONCE = 2, 1  # ffmpeg processes of the gateway; those that take most memory
 WAV, PEAKS, SPECTROGRAM, H264 = "audio.wav", "peaks.json", "spectrogram.png", "h264.mp4"
 
 
@@ -47,7 +47,7 @@ class Service:
         self.gatekeeper, self._signer = gatekeeper, signer
         self.admission = Admission(config, parts.store)
         self._deriving: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._derivers = asyncio.Semaphore(DERIVED_AT_ONCE)
+        self._derivers, self._copier = asyncio.Semaphore(DERIVED_AT_ONCE), asyncio.Semaphore(COPIED_AT_ONCE)
 
     async def submit(self, request: Request, caller: Caller, idempotency_key: str | None = None) -> Job:
         """Takes an upload in: to disk, through the gate, into the queue. Nothing is left of one that is refused."""
@@ -207,7 +207,10 @@ class Service:
                 raise gone() from exc
 
     async def derived(self, job: Job, name: str) -> Path:
-        """WAV, PEAKS, SPECTROGRAM or H264 of a result, made on first demand. Raises InputError not_ready or gone."""
+        """WAV, PEAKS, SPECTROGRAM or H264 of a result, made on first demand.
+
+        Raises InputError not_ready, gone or no_copy.
+        """
         check_succeeded(job)
         key = (job.id, name)
         try:
@@ -233,7 +236,7 @@ class Service:
                 SPECTROGRAM: lambda: derive.write_spectrogram(source, target),
                 H264: lambda: derive.write_h264(source, job.container, target),
             }[name]
-            async with self._derivers:
+            async with self._copier if name == H264 else self._derivers:
                 await asyncio.to_thread(make)
             n_bytes = target.stat().st_size
             await self.blobs.put(job.id, name, target)

@@ -48,6 +48,7 @@ SAID = {
     "bad_input": "Something else is wrong with the input.",
     "not_ready": "The job has no result yet, or none will come: see its state.",
     "gone": "The result has expired or was deleted.",
+    "no_copy": "A copy that plays anywhere cannot be made of this clip here; the original can be had.",
     "bad_range": "There are no such bytes.",
     "key_required": "An API key is required.",
     "bad_key": "The API key is wrong, revoked or expired.",

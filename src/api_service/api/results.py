@@ -45,14 +45,18 @@ def add_reads(router: APIRouter, job_of: Callable[..., Any], *codes: str) -> Non
     """
     found = Depends(job_of)
 
-    @router.get("/result", summary="The clip with its sound", **_file(codes, "video/mp4", "video/webm"))
+    @router.get("/result", summary="The clip with its sound", **_file((*codes, "no_copy"), "video/mp4", "video/webm"))
     async def get_result(
         request: Request,
         service: ServiceOf,
         job: Job = found,
         kind: Annotated[
             Literal["original", "h264"],
-            Query(alias="format", description="`h264`: H.264 and AAC, which play anywhere; made on the first demand."),
+            Query(
+                alias="format",
+                description="`h264`: a copy in H.264 and AAC, which play anywhere, made on the first demand; "
+                "no larger than 1080p.",
+            ),
         ] = "original",
         if_none_match: IfNoneMatch = None,
     ) -> Response:

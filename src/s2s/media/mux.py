@@ -24,6 +24,23 @@ SOUND_CODEC = {  # muxer -> arguments; 96 kbit/s mono is transparent for what th
 }
 
 
+def playable_picture(most_pixels: int | None = None) -> tuple[str, list[str]]:
+    """A filter and an encoder of ffmpeg's: H.264 with 8 bits, 4:2:0 and even sides, which players on phones and in
+    browsers want. A picture of more than `most_pixels` is scaled down to as many."""
+    width, height = "trunc(iw*sar/2)*2", "trunc(ih/2)*2"
+    if most_pixels is not None:
+        by = f"min(1,sqrt({most_pixels}/(iw*sar*ih)))"
+        width, height = f"'max(2,trunc(iw*sar*{by}/2)*2)'", f"'max(2,trunc(ih*{by}/2)*2)'"
+    encoder = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-threads", "2"]
+    return f"scale={width}:{height},setsar=1,format=yuv420p", encoder
+
+
+def reencode_s(n_frames: int, pixels: int, most_pixels: int | None = None) -> float:
+    """Seconds that a slow machine may take to decode `n_frames` of `pixels` each and to encode them again."""
+    encoded = min(pixels, most_pixels or pixels)
+    return n_frames * (0.05 + 0.03 * pixels / 1e6 + 0.3 * encoded / 1e6)
+
+
 def suffixes_for(info: MediaInfo, reencode: bool = False) -> tuple[str, ...]:
     """Suffixes of files that can hold the picture of `info`; the first is the natural one."""
     if reencode:
@@ -75,9 +92,8 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
                  "-ar", str(sample_rate), "-ac", "1", "-protocol_whitelist", "file",
                  "-i", f"file:/proc/self/fd/{samples}", "-map", f"0:{info.stream_index}", "-map", "1:0"]
         if reencode:
-            # Players on phones and in browsers want 8-bit 4:2:0, which wants even sides.
-            args += ["-vf", "setpts=PTS-STARTPTS,scale=trunc(iw*sar/2)*2:trunc(ih/2)*2,setsar=1,format=yuv420p",
-                     "-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-threads", "2", "-flags:v", "+bitexact"]
+            playable, encoder = playable_picture()
+            args += ["-vf", f"setpts=PTS-STARTPTS,{playable}", *encoder, "-flags:v", "+bitexact"]
         else:
             args += ["-c:v", "copy"]
             if info.start_units:  # a filter, because -itsoffset is lost on raw samples together with -copyts
@@ -91,7 +107,7 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
                 args += ["-video_track_timescale", str(clock), "-movie_timescale", str(clock * -(-1000 // clock))]
         elif not reencode:  # Opus starts 6.5 ms early; older ffmpegs would move the picture for that
             args += ["-avoid_negative_ts", "disabled"]
-        wall_s = 60 + size / 5e6 + info.duration_s + (info.n_frames * (0.05 + 0.3 * pixels / 1e6) if reencode else 0)
+        wall_s = 60 + size / 5e6 + info.duration_s + (reencode_s(info.n_frames, pixels) if reencode else 0)
         room = (4 if reencode else 1) * size + int(info.duration_s * 50_000) + (64 << 20)
         run_ffmpeg([*args, "-f", muxer, f"file:{part}"], timeout_s or wall_s, file_bytes=room, pass_fds=[samples],
                    should_stop=should_stop, memory_bytes=(3 << 30) + (400 * pixels if reencode else 0))

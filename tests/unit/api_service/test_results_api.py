@@ -1,7 +1,10 @@
 """Promises of what is derived from a result: sound alone, peaks, spectrogram, words, H.264. With the real ffmpeg."""
 
 import asyncio
+import contextlib
 import io
+import re
+import threading
 import wave
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from gateway_kit import REPORT, finished, running, said, send
 from tests.clips import film, heard
 
+from api_service.api import derive
 from s2s import wire
 
 SECONDS = 2.0
@@ -125,6 +129,92 @@ async def test_a_webm_can_be_had_as_h264_that_plays_anywhere(gateway, model_serv
     original = await gateway.get(job["links"]["result"])
     assert original.content == webm
     assert (await gateway.get(job["links"]["result"] + "?format=avi")).status_code == 422
+
+
+class Memory(threading.Thread):
+    """The most that a child of this process holds in RAM meanwhile, bytes."""
+
+    def __enter__(self) -> "Memory":
+        self.most, self.over = 0, threading.Event()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self.over.wait(0.02):
+            for listed in Path("/proc/self/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    for child in listed.read_text().split():
+                        told = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child}/status").read_text())
+                        self.most = max(self.most, int(told[1]) << 10 if told else 0)
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory) -> Path:
+    """As large as an upload may be; twelve frames."""
+    return film(tmp_path_factory.mktemp("huge") / "a.mp4", seconds=0.5, size="4096x4096")
+
+
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """Width, height, frames."""
+    with av.open(str(path)) as file:
+        picture = file.streams.video[0]
+        return picture.width, picture.height, sum(1 for _ in file.decode(picture))
+
+
+def test_a_copy_of_the_largest_picture_is_made_in_the_memory_that_is_there(huge, tmp_path):
+    with Memory() as memory:
+        derive.write_h264(huge, "mp4", tmp_path / "copy.mp4")
+    assert 100 << 20 < memory.most < 400 << 20, "768 MiB less the gateway itself"
+    assert shape_of(tmp_path / "copy.mp4") == (1440, 1440, 12)
+
+
+@pytest.mark.parametrize(("size", "copied"), [("320x240", (320, 240)), ("3840x960", (2880, 720)), ("64x2", (64, 2))])
+def test_a_copy_keeps_its_shape_and_is_no_larger_than_it_has_to_be(tmp_path, size, copied):
+    derive.write_h264(film(tmp_path / "a.mp4", size=size), "mp4", tmp_path / "copy.mp4")
+    assert shape_of(tmp_path / "copy.mp4") == (*copied, 24)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("COPY_MEMORY_BYTES", 600 << 20), ("COPIED_PIXELS", 100_000_000)])
+async def test_a_clip_that_is_too_large_to_copy_says_so_and_the_original_stays(
+    config, model_server, clip, huge, monkeypatch, limit, value
+):
+    """Whole or not at all: ffmpeg would leave out the frames that it has no memory for."""
+    monkeypatch.setattr(derive, limit, value)
+    model_server.plays = [made(huge.read_bytes())]
+    async with running(config.model_copy(update={"http_max_bytes": 50_000_000}), model_server) as gateway:
+        job = await finished(gateway, await send(gateway, clip))
+        told = await gateway.get(job["links"]["result"] + "?format=h264")
+        assert (told.status_code, told.json()["code"]) == (422, "no_copy")
+        assert (await gateway.get(job["links"]["result"])).content == huge.read_bytes()
+
+
+async def test_copies_are_made_one_after_the_other_and_keep_nothing_else_waiting(
+    gateway, model_server, clip, sounding, monkeypatch
+):
+    model_server.plays = [made(sounding)] * 3
+    jobs = [await finished(gateway, await send(gateway, clip)) for _ in range(3)]
+    at_once, most, go_on, copy = 0, 0, threading.Event(), derive.write_h264
+
+    def write(*args: object) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        go_on.wait(20)
+        copy(*args)
+        at_once -= 1
+
+    monkeypatch.setattr(derive, "write_h264", write)
+    copies = [asyncio.create_task(gateway.get(job["links"]["result"] + "?format=h264")) for job in jobs]
+    while not at_once:
+        await asyncio.sleep(0.01)
+    assert (await gateway.get(jobs[0]["links"]["peaks"])).status_code == 200
+    go_on.set()
+    assert [answer.status_code for answer in await asyncio.gather(*copies)] == [200] * 3
+    assert most == 1
 
 
 async def test_a_derived_file_is_made_once(gateway, job, monkeypatch):
