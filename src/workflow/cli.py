@@ -44,7 +44,7 @@ NEEDS = {  # CPU, memory; training asks for a GPU by --gpu
     "deploy": ("1", "4G"),
 }
 RETRIES = {step: 3 for step in NEEDS} | {"deploy": 1}  # a rollout that was undone is hardly better the third time
-# Doing one of these twice changes nothing: training says again which run is the latest, deploy looks at what is served now.
+# Doing these twice changes nothing: training says again which run is the latest, deploy looks at what is served now.
 NEVER_CACHED = ("train", "deploy")
 
 

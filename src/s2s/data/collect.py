@@ -77,7 +77,7 @@ class Row:
 
 
 Fetch = Callable[[str, Path], tuple[Path, str]]
-"""(address, folder) -> (file in that folder, licence). Raises Unfetched."""
+"""(address, folder) -> (file, licence); what is brought here goes into that folder. Raises Unfetched."""
 
 
 class Unfetched(S2SError):
@@ -230,10 +230,7 @@ def _collect_one(one: Wanted, root: Path, fetch: Fetch, cut: Callable, duration_
     target = root / "clips" / f"{one.id}.mp4"
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root) as scratch:
         try:
-            if "://" in one.source:
-                video, licence = fetch(one.source, Path(scratch))
-            else:
-                video, licence = Path(one.source), "unknown"
+            video, licence = fetch(one.source, Path(scratch))
             made_s = cut(video, target, one.start_s, duration_s)
         except Unfetched as exc:
             return Row(**facts, state="dead" if exc.dead else "failed", reason=exc.reason)
@@ -298,7 +295,7 @@ def pieces_of_collection(root: Path) -> list[Piece]:
 
 
 class Downloader:
-    """yt-dlp behind a pace: any address it knows, at most 480 lines, retries with growing pauses.
+    """yt-dlp behind a pace: any address it knows, at most 480 lines, retries with growing pauses. A path is a file.
 
     Answers of a server that say "gone" are dead at once; everything that may be a mood of the network is tried
     `tries` times and then left to the next run.
@@ -315,6 +312,8 @@ class Downloader:
         self._lock, self._next_s = threading.Lock(), 0.0
 
     def __call__(self, address: str, folder: Path) -> tuple[Path, str]:
+        if "://" not in address:
+            return Path(address), self._licence
         for attempt in range(self._tries):
             if attempt:
                 time.sleep(self._pause_s * 2 ** (attempt - 1))

@@ -119,7 +119,7 @@ def collect(
             )
 
             def fetch(address: str, _: Path) -> tuple[Path, str]:
-                return folder / address.removeprefix(f"{place}/"), "unknown"
+                return folder / address.removeprefix(f"{place}/"), licence
         else:
             wanted = collecting.read_vas(blobs.local_path(csv), frozenset(labels))
         counts = collecting.collect(wanted, home / "raw", fetch=fetch, workers=workers)

@@ -105,7 +105,7 @@ def test_what_a_limit_refused_is_tried_again(tmp_path, before):
 
     def run(cut):
         wanted = iter([Wanted("a", "/a.mp4", 0.0, "drum", "train")])
-        return collect(wanted, tmp_path, fetch=every_third_is_gone, cut=cut)
+        return collect(wanted, tmp_path, fetch=Downloader(), cut=cut)
 
     assert run(refuse) == {"failed": 1}
     assert next(read_rows(tmp_path)).reason == "too_long"
@@ -260,3 +260,12 @@ def test_the_stage_of_the_workflow_collects_a_folder_of_vas_too(tmp_path: Path):
     assert {row.label for row in rows} == {"hammer"}
     with pytest.raises(InputError, match="no VAS videos"):
         stages.collect(str(tmp_path / "other"), str(tmp_path / "nowhere"))
+
+
+def test_videos_of_a_folder_have_the_licence_that_the_caller_names(tmp_path):
+    video = tmp_path / "vas" / "videos" / "hammer" / "video_00001.mp4"
+    video.parent.mkdir(parents=True)
+    video.write_bytes(b"")
+    collect(read_vas(tmp_path / "vas"), tmp_path / "raw", fetch=Downloader(licence="CC-BY-4.0"), cut=cut_nothing)
+    (row,) = read_rows(tmp_path / "raw")
+    assert (row.state, row.licence) == ("ok", "CC-BY-4.0")
