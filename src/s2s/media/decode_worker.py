@@ -169,7 +169,7 @@ def probe(container: av.container.InputContainer, request: dict) -> Iterator[tup
         "last_s": float((times[-1] - times[0]) * step), "n_frames": len(times), "width": first.width,
         "height": first.height, "rotation": int(first.rotation) % 360,
         "pixel_aspect": str(aspect), "codec": stream.codec_context.codec.canonical_name, "variable": varies,
-        "has_audio": bool(_sounds(container)),
+        "has_audio": bool(_sounds(container)), "has_alpha": stream.metadata.get("alpha_mode") == "1",
     }, ()
 
 

@@ -105,8 +105,11 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
             if not reencode:  # the same clock as before, also for the edit lists, so that no time stamp is rounded
                 clock = info.time_base.denominator
                 args += ["-video_track_timescale", str(clock), "-movie_timescale", str(clock * -(-1000 // clock))]
-        elif not reencode:  # Opus starts 6.5 ms early; older ffmpegs would move the picture for that
+        else:  # WebM or Matroska, whose picture is never encoded again
+            # Opus starts 6.5 ms early; older ffmpegs would move the picture for that.
             args += ["-avoid_negative_ts", "disabled"]
+            if info.has_alpha:  # a fact of the picture, which players go by
+                args += ["-metadata:s:v:0", "alpha_mode=1"]
         wall_s = 60 + size / 5e6 + info.duration_s + (reencode_s(info.n_frames, pixels) if reencode else 0)
         room = (4 if reencode else 1) * size + int(info.duration_s * 50_000) + (64 << 20)
         run_ffmpeg([*args, "-f", muxer, f"file:{part}"], timeout_s or wall_s, file_bytes=room, pass_fds=[samples],

@@ -37,6 +37,7 @@ class MediaInfo:
     average_fps: float
     video_codec: str
     has_audio: bool
+    has_alpha: bool  # a WebM or Matroska file says that its picture is transparent in places
     start_time_s: float  # when the first picture is shown, on the file's own clock
     last_picture_s: float  # when the last picture is shown, from the start of the video; it may stand for long
     variable_frame_rate: bool  # of the times between pictures; how long the last one stands does not count
@@ -76,7 +77,7 @@ def probe(path: Path | str, limits: Limits, should_stop: ShouldStop = never_stop
     return MediaInfo(
         path=path, container=container, duration_s=float(duration), width=width, height=height, rotation_deg=rotation,
         n_frames=answer["n_frames"], average_fps=float(answer["n_frames"] / duration), video_codec=answer["codec"],
-        has_audio=answer["has_audio"], start_time_s=float(answer["start_units"] * step),
+        has_audio=answer["has_audio"], has_alpha=answer["has_alpha"], start_time_s=float(answer["start_units"] * step),
         last_picture_s=answer["last_s"], variable_frame_rate=answer["variable"],
         stream_index=answer["stream_index"], time_base=step, start_units=answer["start_units"], exact_duration=duration)
 

@@ -123,6 +123,18 @@ def test_metadata_and_other_tracks_are_dropped(clips, limits, tmp_path):
     assert data.index(b"moov") < data.index(b"mdat")
 
 
+def test_a_transparent_picture_stays_transparent(clips, limits, tmp_path):
+    clip, out = clips / "glass.webm", tmp_path / "out.webm"
+    half = "testsrc=d=1.5:r=25:s=64x48,format=yuva420p,geq=lum='lum(X,Y)':cb=128:cr=128:a='255*X/W'"
+    ffmpeg("-f", "lavfi", "-i", half, "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p", "-auto-alt-ref", "0", clip)
+    add_sound(probe(clip, limits), np.zeros(RATE, np.float32), RATE, out)
+    alpha_mode = b"\x53\xc0\x81\x01"  # Matroska's element and its value, 1
+    assert [file.read_bytes().count(alpha_mode) for file in (clip, out)] == [1, 1]
+    seen = [ffmpeg("-c:v", "libvpx-vp9", "-i", file, "-map", "0:v", "-pix_fmt", "yuva420p", "-f", "md5", "-").stdout
+            for file in (clip, out)]
+    assert seen[0] == seen[1] != b""
+
+
 def test_the_old_sound_is_replaced(clips, limits, tmp_path):
     info = probe(film(clips / "tone.mp4", sound=True), limits)
     add_sound(info, np.zeros(round(info.duration_s * RATE), np.float32), RATE, tmp_path / "a.mp4")
