@@ -203,6 +203,8 @@ export default {
     rate_limited: { title: "Zu viele Clips in kurzer Zeit", detail: "", hint: "Warte eine Minute und versuche es noch einmal." },
     too_many_uploads: { title: "Es kommen gerade zu viele Clips an", detail: "", hint: "Warte eine Minute und versuche es noch einmal." },
     too_slow: { title: "Das Senden dauerte zu lange", detail: "Die Verbindung stand zu lange still.", hint: "Prüfe die Verbindung und versuche es noch einmal." },
+    storage_away: { title: "Der Server erreicht seine Dateien nicht", detail: "Es ist nichts verloren.", hint: "Versuche es in einer Minute noch einmal." },
+    database_away: { title: "Der Server erreicht seine Datenbank nicht", detail: "Es ist nichts verloren.", hint: "Versuche es in einer Minute noch einmal." },
     storage_full: { title: "Der Server hat keinen Platz mehr", detail: "Dein Clip wurde nicht angenommen.", hint: "Versuche es später, wenn ältere Clips gelöscht sind." },
     share_gone: { title: "Dieser Link gilt nicht mehr", detail: "Er wurde widerrufen, oder der Clip ist abgelaufen.", hint: "Bitte um einen neuen Link, oder vertone einen eigenen Clip." },
     not_ready: { title: "Es ist noch nicht so weit", detail: "{detail}", hint: "Warte einen Moment und versuche es noch einmal." },

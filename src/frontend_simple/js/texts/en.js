@@ -136,6 +136,8 @@ export default {
     rate_limited: { title: "Too many clips in a short time", detail: "", hint: "Wait a minute, then try again." },
     too_many_uploads: { title: "Too many clips are coming in", detail: "", hint: "Wait a minute, then try again." },
     too_slow: { title: "Sending took too long", detail: "The connection stood still for too long.", hint: "Check your connection, then try again." },
+    storage_away: { title: "The server cannot reach its files", detail: "Nothing is lost.", hint: "Try again in a minute." },
+    database_away: { title: "The server cannot reach its database", detail: "Nothing is lost.", hint: "Try again in a minute." },
     storage_full: { title: "The server has no room left", detail: "Your clip was not taken.", hint: "Try again later, when older clips have been deleted." },
     share_gone: { title: "This link no longer works", detail: "Its owner has revoked it, or the clip has expired.", hint: "Ask whoever sent it for a new one, or make a clip of your own." },
     not_ready: { title: "It is not ready yet", detail: "{detail}", hint: "Wait a moment, then try again." },
