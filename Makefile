@@ -33,7 +33,7 @@ demo: $(READY) ## the main job end to end: a silent clip through TorchServe and 
 serve: $(READY) ## the whole stack on http://127.0.0.1:9000 until Ctrl-C
 	$(BIN)/s2s serve
 
-test: $(READY) ## every test but the soak runs (under 25 minutes on 2 cores)
+test: $(READY) ## every test but those of test-deploy and test-soak (under 25 minutes on 2 cores)
 	$(BIN)/python tests/setup_system.py
 	$(BIN)/ruff check src tests setup.py
 	@# Two runs: the browser driver keeps an event loop of its own, which tests of the gateway cannot share.
@@ -79,5 +79,5 @@ workflow: $(READY) ## videos to a served model on this machine: collect, preproc
 workflow-compile: $(READY) ## src/workflow/pipeline.yaml, the same stages for Kubeflow
 	cd src && $(abspath $(BIN)/python) -m workflow.cli --all
 
-clean: ## remove what the software made (not the virtual environment)
+clean: ## remove var and runs: jobs, results, keys and the secret of the gateway; training runs with their bundles
 	rm -rf var runs model_store/*.mar

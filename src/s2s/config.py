@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     max_queued: int = Field(100, ge=1, description="jobs that may wait; above it new ones are refused with 503")
     result_ttl_s: float = Field(86_400.0, gt=0, description="finished jobs and their files are kept so long, seconds")
     database_url: str = Field("", description="postgresql://...: a job table shared by replicas; empty: SQLite")
-    blobs_url: str = Field("", description="s3:// or gs:// for uploads and results; empty: the data directory")
+    blobs_url: str = Field("", description="s3:// or gs:// for the files of one database; empty: the data directory")
     secret_key: SecretStr | None = Field(None, description="signs cookies, links, webhooks; PostgreSQL requires it")
     require_keys: bool | None = Field(None, description="API keys are required; unset: unless bound to loopback")
     anonymous: bool | None = Field(None, description="browsers need no key; unset: only on loopback")

@@ -237,7 +237,7 @@ def gateway_tools() -> ModuleType:
     try:
         return importlib.import_module("api_service.api.admin")
     except ModuleNotFoundError as exc:
-        raise ArtifactError(f"{exc.name} is not installed.", hint="pip install 'silence-to-sound[gateway]'") from exc
+        raise ArtifactError(f"{exc.name} is not installed.", hint="pip install -e '.[gateway]'") from exc
 
 
 def _plan(settings: Settings, data_dir: Path, run_dir: Path, free_ports: bool) -> Stack:

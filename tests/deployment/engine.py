@@ -288,7 +288,7 @@ def check_machine(free_gb: int, cache: Path) -> None:
 
 
 def _may_use_more_resources() -> bool:
-    """CAP_SYS_RESOURCE, which root lacks in some sandboxes."""
+    """CAP_SYS_RESOURCE, which root lacks in some containers."""
     status = Path("/proc/self/status").read_text()
     effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff"))
     return bool(int(effective, 16) >> 24 & 1)

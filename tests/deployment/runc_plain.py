@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""runc for a root who lacks CAP_SYS_RESOURCE, as in some sandboxes: what needs it is taken out of the request.
+"""runc for a root who lacks CAP_SYS_RESOURCE, as in some containers: what needs it is taken out of the request.
 
 Without it, nobody may lower an out-of-memory score or raise a limit, and runc gives up when it is asked to.
 """

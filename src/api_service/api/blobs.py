@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ from s2s.errors import ArtifactError
 log = logging.getLogger(__name__)
 
 UPLOAD, RESULT = "in", "out-"
+JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SWEEP_S = 60.0  # between two looks for what has expired or belongs to nobody
 HaveFiles = Callable[[set[str]], Awaitable[set[str]]]  # job ids -> those of them whose files are still wanted
 
@@ -215,6 +217,8 @@ class ObjectBlobs(Blobs):
             async for objects in obstore.list(self._store):
                 for meta in objects:
                     job_id, _, name = meta["path"].partition("/")
+                    if not JOB_ID.fullmatch(job_id):
+                        continue  # not ours: a bucket may hold other things
                     found.setdefault(job_id, {})[name] = now_s - meta["last_modified"].timestamp()
         return found
 

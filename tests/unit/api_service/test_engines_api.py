@@ -322,6 +322,9 @@ async def test_an_older_shared_database_is_left_to_the_operator(shared):
 async def test_an_object_store_keeps_what_replicas_share(config, model_server, clip, tmp_path):
     """Through obstore; each replica has a data directory of its own for what is in transit."""
     url = (tmp_path / "bucket").as_uri()
+    somebody_elses = tmp_path / "bucket" / "thesis" / "in"
+    somebody_elses.parent.mkdir(parents=True)
+    somebody_elses.touch()
     first = config.model_copy(update={"blobs_url": url, "embedded_worker": False})
     async with running(first, model_server) as one:
         job = await send(one, clip)
@@ -341,7 +344,7 @@ async def test_an_object_store_keeps_what_replicas_share(config, model_server, c
             await blobs.get("none", "in")
         for one_job in (job, retake):
             assert (await one.delete(one_job["links"]["self"])).status_code == 204
-        assert await blobs.ages_s() == {}
+        assert await blobs.ages_s() == {}, "what is not ours is not swept"
 
 
 async def test_a_gateway_that_works_on_no_jobs_still_empties_its_cache(

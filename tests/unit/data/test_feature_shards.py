@@ -80,6 +80,8 @@ def test_features_of_another_bundle_of_the_same_name_or_of_another_set_are_not_t
     with pytest.raises(InputError, match="something else"):
         extract(clips, tmp_path / "out", bundle_dir=bundles[1])
     assert features_of(tmp_path / "out", clips)
+    with pytest.raises(InputError, match="no photographs"):
+        features_of(tmp_path / "out", clips, photographs=True)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "manifest.jsonl").write_text(
         "".join((clips / "manifest.jsonl").read_text().splitlines(True)[1:])
