@@ -16,6 +16,9 @@ import pytest
 from ball_clip import make_clip
 from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import Page, expect
+from stand_in import serve
+
+from api_service.api.service import create_app
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack, pytest.mark.timeout(600)]
 WAVEFORM_DRAWN = "() => new Set([...document.querySelectorAll('.bar')].map((bar) => bar.style.transform)).size > 8"
@@ -221,11 +224,22 @@ def test_a_result_is_shared_changed_and_taken_again_without_a_second_upload(stac
     assert len(uploads) == 1
 
 
-def test_the_code_does_what_was_done_in_the_page(stack, open_page, silent_clip, tmp_path):
+@pytest.fixture(params=["on loopback", "open to all"])
+def gateway(request, stack, tmp_path) -> Iterator[str]:
+    """Address of a gateway: on loopback a job belongs to nobody, open to all to the visitor whose cookie was signed."""
+    if request.param == "on loopback":
+        yield stack.url
+        return
+    settings = {"host": "0.0.0.0", "anonymous": True, "data_dir": tmp_path / "var"}
+    with serve(create_app(stack.settings.model_copy(update=settings))) as url:
+        yield url
+
+
+def test_the_code_does_what_was_done_in_the_page(gateway, open_page, silent_clip, tmp_path):
     name = "it's, a ball; 100%.mp4"
     clip = tmp_path / name
     clip.write_bytes(silent_clip.read_bytes())
-    page = open_page(stack.url)
+    page = open_page(gateway)
     page.set_input_files("[data-file]", clip)
     expect_phase(page, "ready")
     page.click("summary")

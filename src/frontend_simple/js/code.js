@@ -21,11 +21,12 @@ function curl({ base, filename, wishes, saveAs }) {
   const file = `file=@"${filename.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`; // curl's own quotes: names may hold ; or ,
   return [
     `URL=${shell(base)}`,
-    `curl -sS --fail-with-body ${fields(wishes).map(([name, text]) => `--form-string ${shell(`${name}=${text}`)}`).join(" ")} \\`,
+    "# s2s.cookies tells a server that is open to all whose job it is",
+    `curl -sS --fail-with-body -c s2s.cookies ${fields(wishes).map(([name, text]) => `--form-string ${shell(`${name}=${text}`)}`).join(" ")} \\`,
     `  -F ${shell(file)} "$URL/v1/jobs" > job.json`,
     "JOB=$(grep -o '\"id\": *\"[^\"]*\"' job.json | head -n 1 | cut -d '\"' -f 4)",
-    'curl -sSN "$URL/v1/jobs/$JOB/events"   # follows the work until it is done',
-    `curl -sS --fail-with-body -o ${shell(saveAs)} "$URL/v1/jobs/$JOB/result"`,
+    'curl -sSN -b s2s.cookies "$URL/v1/jobs/$JOB/events"   # follows the work until it is done',
+    `curl -sS --fail-with-body -b s2s.cookies -o ${shell(saveAs)} "$URL/v1/jobs/$JOB/result"`,
   ].join("\n");
 }
 
@@ -50,7 +51,7 @@ function python({ base, filename, wishes, saveAs }) {
 
 function javascript({ base, filename, wishes, saveAs }) {
   return [
-    "// Node 18 or newer, saved as a file that ends in .mjs",
+    "// Node 20 or newer, saved as a file that ends in .mjs",
     'import { readFile, writeFile } from "node:fs/promises";',
     "",
     `const url = ${quote(base)};`,
@@ -59,13 +60,15 @@ function javascript({ base, filename, wishes, saveAs }) {
     `form.append("file", new Blob([await readFile(${quote(filename)})]), ${quote(filename)});`,
     'const answer = await fetch(`${url}/v1/jobs`, { method: "POST", body: form });',
     "if (!answer.ok) throw new Error(await answer.text());",
+    "// Tells a server that is open to all whose job it is",
+    'const headers = { cookie: answer.headers.getSetCookie().map((cookie) => cookie.split(";")[0]).join("; ") };',
     "let job = await answer.json();",
     'while (["queued", "running", "canceling"].includes(job.state)) {',
     "  await new Promise((later) => setTimeout(later, 500));",
-    "  job = await (await fetch(`${url}/v1/jobs/${job.id}`)).json();",
+    "  job = await (await fetch(`${url}/v1/jobs/${job.id}`, { headers })).json();",
     "  console.log(job.state, job.progress?.fraction ?? \"\");",
     "}",
-    "const result = await fetch(`${url}/v1/jobs/${job.id}/result`);",
+    "const result = await fetch(`${url}/v1/jobs/${job.id}/result`, { headers });",
     "if (!result.ok) throw new Error(await result.text());",
     `await writeFile(${quote(saveAs)}, Buffer.from(await result.arrayBuffer()));`,
   ].join("\n");
