@@ -20,7 +20,7 @@ from pathlib import Path
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import from_url
+from obstore.store import LocalStore, from_url
 
 from s2s.config import Settings
 from s2s.errors import ArtifactError
@@ -91,6 +91,7 @@ class Blobs:
     async def copy(self, job_id: str, name: str, to_job: str) -> int:
         """The same bytes for another job; how many. Raises FileNotFoundError."""
         source, folder = await self.get(job_id, name), self.root / to_job
+        os.utime(source)  # both names have one age, and the sweep removes what is old and has no row yet
         folder.mkdir(mode=0o700, exist_ok=True)
         os.link(source, folder / name)  # nobody changes a blob
         return source.stat().st_size
@@ -193,7 +194,11 @@ class ObjectBlobs(Blobs):
     async def copy(self, job_id: str, name: str, to_job: str) -> int:
         with _as_os_errors():
             size = (await obstore.head_async(self._store, f"{job_id}/{name}"))["size"]
-            await obstore.copy_async(self._store, f"{job_id}/{name}", f"{to_job}/{name}")
+            if isinstance(self._store, LocalStore):  # its copy is a link, as old as the first name of the file
+                answer = await obstore.get_async(self._store, f"{job_id}/{name}")
+                await obstore.put_async(self._store, f"{to_job}/{name}", answer)
+            else:
+                await obstore.copy_async(self._store, f"{job_id}/{name}", f"{to_job}/{name}")
         return size
 
     async def discard(self, job_id: str, name: str) -> None:

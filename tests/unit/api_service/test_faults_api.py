@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -202,3 +203,26 @@ async def test_a_clock_that_jumps_loses_no_job(config, model_server, clip, jump_
             outcomes = [name for _, name, _ in await events(gateway, job, last_event_id=0) if name == "succeeded"]
             assert len(outcomes) == 1
         await database.close()
+
+
+@pytest.mark.parametrize("bucket", [None, "bucket"], ids=["disk", "store"])
+async def test_a_sweep_between_file_and_row_leaves_a_retake_its_upload(
+    config, model_server, clip, tmp_path, monkeypatch, bucket
+):
+    """However long ago the clip was sent."""
+    url = bucket and (tmp_path / bucket).as_uri()
+    async with running(config.model_copy(update={"blobs_url": url or ""}), model_server) as gateway:
+        service = gateway.app.state.service
+        job = await finished(gateway, await send(gateway, clip))
+        upload = (tmp_path / bucket if bucket else config.data_dir / "blobs") / job["id"] / "in"
+        os.utime(upload, (time.time() - 2 * config.orphan_s,) * 2)
+        create = service.store.create
+
+        async def create_late(*args, **kw):
+            await service.worker._remove_blobs()
+            return await create(*args, **kw)
+
+        monkeypatch.setattr(service.store, "create", create_late)
+        again = await gateway.post(job["links"]["retake"], json={"seed": 2})
+        assert again.status_code == 202, again.text
+        assert (await finished(gateway, again.json()))["state"] == "succeeded"
