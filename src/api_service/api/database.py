@@ -227,7 +227,7 @@ class Database:
     async def write(self, change: Callable[[Connection], Found]) -> Found:
         """What `change` returns, once its transaction is committed; an exception rolls it back.
 
-        Raises DatabaseAway; the transaction may then have been committed all the same.
+        Raises DatabaseAway; on a server the transaction may then have been committed all the same.
         """
         if self.embedded:
             return await asyncio.get_running_loop().run_in_executor(self._writer, self._in_file, change, True)

@@ -18,6 +18,7 @@ from api_service.api import derive, schemas
 from api_service.api.access import Caller, CallerOf, Gatekeeper, Signer
 from api_service.api.admin import WorkerParts
 from api_service.api.blobs import UPLOAD, result_name
+from api_service.api.database import DatabaseAway
 from api_service.api.limits import Admission, storage_told
 from api_service.api.outbox import Delivery
 from api_service.api.store import FINISHED, Job, Queue, State
@@ -45,6 +46,7 @@ class Service:
         self.config, self.store, self.blobs, self.worker = config, parts.store, parts.blobs, parts.worker
         self.outbox, self.webhooks = parts.outbox, WebhookPolicy(config, signer)
         self.gatekeeper, self._signer = gatekeeper, signer
+        self._embedded = parts.database.embedded  # in a file, a write that fails is undone, and known to be
         self.admission = Admission(config, parts.store)
         self._deriving: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._derivers, self._copier = asyncio.Semaphore(DERIVED_AT_ONCE), asyncio.Semaphore(COPIED_AT_ONCE)
@@ -98,11 +100,14 @@ class Service:
         )
 
     async def _enqueue(self, job_id: str, **values: Any) -> Job:
-        """The blob is there; now the row."""
+        """The blob is there; now the row. Where there may be one although nobody told us, the blob stays: the sweep
+        takes it if there is none."""
         try:
             job = await self.store.create(job_id, **values)
-        except BaseException:
-            await self.blobs.delete(job_id)
+        except BaseException as exc:
+            unheard = isinstance(exc, DatabaseAway) and not self._embedded
+            if not unheard and not isinstance(exc, asyncio.CancelledError):
+                await self.blobs.delete(job_id)
             raise
         if job.id != job_id:  # the same key came in twice at once
             await self.blobs.delete(job_id)

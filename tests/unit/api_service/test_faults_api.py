@@ -16,7 +16,7 @@ from obstore.exceptions import BaseError
 from sqlalchemy import text
 from tests.postgres import running_postgres
 
-from api_service.api.database import Database
+from api_service.api.database import Database, DatabaseAway
 from s2s.config import Settings
 
 
@@ -226,3 +226,35 @@ async def test_a_sweep_between_file_and_row_leaves_a_retake_its_upload(
         again = await gateway.post(job["links"]["retake"], json={"seed": 2})
         assert again.status_code == 202, again.text
         assert (await finished(gateway, again.json()))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("cut", ["answer", "caller"])
+async def test_a_job_that_was_written_although_nobody_heard_so_keeps_its_upload(
+    config, model_server, clip, monkeypatch, cut
+):
+    """The answer of the database is lost on its way, or who asked goes away: the same key finds a job that succeeds."""
+    with running_postgres() as server:
+        secret = Settings(secret_key="k" * 32).secret_key
+        config = config.model_copy(update={"database_url": server.url, "secret_key": secret})
+        async with running(config, model_server) as gateway:
+            store = gateway.app.state.service.store
+            create = store.create
+
+            async def create_unheard(*args, **kw):
+                await create(*args, **kw)
+                raise DatabaseAway("The connection broke.") if cut == "answer" else asyncio.CancelledError
+
+            upload = {"files": {"file": ("a.mp4", clip)}, "headers": {"Idempotency-Key": "once"}}
+            with monkeypatch.context() as broken:
+                broken.setattr(store, "create", create_unheard)
+                assert (await gateway.post("/v1/jobs", **upload)).status_code >= 500
+            assert (await finished(gateway, (await gateway.post("/v1/jobs", **upload)).json()))["state"] == "succeeded"
+
+
+async def test_a_clip_that_the_full_database_refuses_takes_no_room(gateway, clip, config, monkeypatch):
+    async def refuse(*args, **kw):
+        raise DatabaseAway("The disk is full.")
+
+    monkeypatch.setattr(gateway.app.state.service.store, "create", refuse)
+    assert (await gateway.post("/v1/jobs", files={"file": ("a.mp4", clip)})).status_code == 503
+    assert not list((config.data_dir / "blobs").iterdir())
