@@ -372,8 +372,13 @@ add_reads(shared_api, shared_job_of)
 
 
 @about_api.get("/v1/limits", summary="What an upload may be")
-async def get_limits(service: ServiceOf) -> schemas.PublishedLimits:
+async def get_limits(request: Request, response: Response, service: ServiceOf) -> schemas.PublishedLimits:
+    """What a page asks first. Where visitors need a cookie it is given here, too: whoever serves the page, two first
+    uploads at once, or one that is tried again, are one visitor's."""
     limits, config = service.config.http_limits, service.config
+    response.headers["Cache-Control"] = "no-store"
+    if config.keys_required and config.anonymous_allowed:
+        service.gatekeeper.welcome(request, response)
     return schemas.PublishedLimits(
         **limits.model_dump(),
         max_frames=limits.max_frames,

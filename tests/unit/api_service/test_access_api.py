@@ -74,6 +74,26 @@ async def test_the_same_key_of_two_visitors_is_two_jobs(page, model_server, clip
         assert len(ids) == 2
 
 
+async def test_a_page_that_another_server_serves_has_its_cookie_before_the_first_upload(config, model_server, clip):
+    """It asks for the limits first. Two uploads at once are then one visitor's, and one that is repeated is one job."""
+    config = config.model_copy(update={"host": "0.0.0.0", "anonymous": True})
+    async with running(config, model_server) as gateway:
+        limits = await gateway.get("/v1/limits")
+        assert limits.headers["cache-control"] == "no-store"
+        cookie = gateway.cookies[COOKIE]
+        files = {"file": ("a.mp4", clip, "video/mp4")}
+        sent = [gateway.post("/v1/jobs", files=files, headers={"Idempotency-Key": key}) for key in ("a", "b", "b")]
+        first, second, again = await asyncio.gather(*sent)
+        assert second.json()["id"] == again.json()["id"]
+        for answer in (first, second):
+            assert (await gateway.get(answer.json()["links"]["self"])).status_code == 200
+        assert "set-cookie" not in (await gateway.get("/v1/limits")).headers
+        assert gateway.cookies[COOKIE] == cookie
+    for closed in ({"anonymous": False}, {"host": "127.0.0.1"}):
+        async with running(config.model_copy(update=closed), model_server) as gateway:
+            assert "set-cookie" not in (await gateway.get("/v1/limits")).headers
+
+
 async def test_bound_elsewhere_a_key_is_required(config, model_server, clip):
     config = config.model_copy(update={"host": "0.0.0.0"})
     key, reader, admin = [await key_for(config, *scopes) for scopes in (["write", "read"], ["read"], ["admin"])]
