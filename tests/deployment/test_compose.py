@@ -144,7 +144,7 @@ def test_the_page_comes_with_the_gateways_security_headers_and_metrics_stay_insi
         assert page.headers[name] == gateway.headers[name], name
     assert "nginx/" not in page.headers["server"]
     assert "javascript" in http.get("/js/main.js").headers["content-type"]
-    assert http.get("/metrics").status_code == 404
+    assert {http.get(path).status_code for path in ("/metrics", "/api/metrics", "/api//metrics")} == {404}
     assert http.get("/api/v1/limits").json() == http.get("/v1/limits").json()
 
 

@@ -454,6 +454,7 @@ def test_long_event_streams_are_not_cut_by_the_load_balancer():
     policy = named(objects, "GCPBackendPolicy", "frontend")["spec"]
     assert policy["targetRef"] == {"group": "", "kind": "Service", "name": "frontend"}
     assert policy["default"]["timeoutSec"] >= 1800
+    assert policy["default"]["logging"] == {"enabled": False}, "it would write the tokens of shared links"
     (rule,) = named(objects, "HTTPRoute", "s2s")["spec"]["rules"]
     assert rule["backendRefs"] == [{"name": "frontend", "port": 8080}]
 
