@@ -129,14 +129,16 @@ class Service:
         """The token of the link, new or the one there is. Raises InputError gone."""
         if job.state == State.EXPIRED:
             raise gone()
-        nonce = job.share_nonce or secrets.token_hex(16)
-        token = self._share_token(job, nonce)
         if job.share_nonce is None:
-            await self.store.share(job.id, nonce, _hash(token))
-        return token
+            nonce = secrets.token_hex(16)
+            shared = await self.store.share(job.id, nonce, _hash(self._share_token(job, nonce)))
+            if shared is None or shared.share_nonce is None:  # deleted, or revoked at once, in the meantime
+                raise gone()
+            job = shared  # with the nonce of whoever was first
+        return self._share_token(job, job.share_nonce)
 
     async def unshare(self, job: Job) -> None:
-        await self.store.share(job.id, None, None)
+        await self.store.unshare(job.id)
 
     async def find_shared(self, token: str) -> Job:
         if job := await self.store.by_share(_hash(token)):

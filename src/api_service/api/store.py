@@ -240,11 +240,16 @@ class JobStore:
         query = select(jobs).where(*wanted).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
         return await self._read(lambda db: [Job.from_row(row) for row in db.execute(query)])
 
-    async def share(self, job_id: str, nonce: str | None, share_hash: str | None) -> Job | None:
-        """Sets what a link to share is found by; None revokes it."""
-        values = {"share_nonce": nonce, "share_hash": share_hash}
+    async def share(self, job_id: str, nonce: str, share_hash: str) -> Job | None:
+        """Sets what a link to share is found by, unless there is a link. The job as it then is, None if it is gone."""
+        unshared = and_(jobs.c.id == job_id, jobs.c.share_nonce.is_(None))
+        set_once = update(jobs).where(unshared).values(share_nonce=nonce, share_hash=share_hash).returning(jobs)
+        row = await self._write(lambda db: db.execute(set_once).one_or_none())
+        return await self.get(job_id) if row is None else Job.from_row(row)
+
+    async def unshare(self, job_id: str) -> None:
+        values = {"share_nonce": None, "share_hash": None}
         await self._write(lambda db: db.execute(update(jobs).where(jobs.c.id == job_id).values(values)))
-        return await self.get(job_id)
 
     async def add_stored(self, job_id: str, n_bytes: int) -> None:
         more = {"stored_bytes": jobs.c.stored_bytes + n_bytes}

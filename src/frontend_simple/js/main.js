@@ -283,8 +283,12 @@ async function copy(text, button) {
 
 // ---- sharing ------------------------------------------------------------------------------------------------------
 
+let changingShare = null; // the job whose link is being made or revoked: a double click asks once
+
 async function changeShare(act, focus) {
   const { id } = store.state.job;
+  if (changingShare === id) return;
+  changingShare = id;
   view.setShareProblem(null);
   try {
     const answer = await act(id);
@@ -293,6 +297,8 @@ async function changeShare(act, focus) {
     document.querySelector(focus)?.focus();
   } catch (error) {
     view.setShareProblem(error.problem ?? { code: "unexpected" });
+  } finally {
+    if (changingShare === id) changingShare = null;
   }
 }
 

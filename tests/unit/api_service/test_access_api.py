@@ -164,6 +164,21 @@ async def test_a_shared_link_shows_the_result_and_nothing_else(page, model_serve
         assert again["token"] != share["token"], "a revoked link stays revoked"
 
 
+async def test_two_who_ask_for_a_link_at_once_get_the_same_one_and_it_works(gateway, clip, monkeypatch):
+    job = await finished(gateway, await send(gateway, clip))
+    store, both_there = gateway.app.state.service.store, asyncio.Barrier(2)
+    share = store.share
+
+    async def share_together(*args):
+        await both_there.wait()
+        return await share(*args)
+
+    monkeypatch.setattr(store, "share", share_together)
+    one, other = await asyncio.gather(*(gateway.post(job["links"]["share"]) for _ in range(2)))
+    assert one.json() == other.json()
+    assert (await gateway.get(f"/v1/shared/{one.json()['token']}")).status_code == 200
+
+
 async def test_the_page_at_a_shared_link_finds_its_files(page, model_server):
     async with running(page, model_server) as gateway:
         answer = await gateway.get("/s/anything")

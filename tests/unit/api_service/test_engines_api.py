@@ -118,6 +118,20 @@ async def test_the_same_key_at_once_makes_one_job(store):
     assert len({job.id for job in made}) == 1
 
 
+async def test_links_asked_for_at_once_are_one_link_until_it_is_revoked(store):
+    job = await waiting(store)
+    asked = {name * 32: name * 64 for name in "abcdef"}
+    shared = await asyncio.gather(*(store.share(job.id, *made) for made in asked.items()))
+    assert len({(found.share_nonce, found.share_hash) for found in shared}) == 1
+    assert asked[shared[0].share_nonce] == shared[0].share_hash
+    assert (await store.by_share(shared[0].share_hash)).id == job.id
+    await store.unshare(job.id)
+    assert await store.by_share(shared[0].share_hash) is None
+    assert (await store.share(job.id, "g" * 32, "g" * 64)).share_nonce == "g" * 32
+    await store.delete(job.id)
+    assert await store.share(job.id, "h" * 32, "h" * 64) is None
+
+
 async def test_a_job_that_is_canceled_or_deleted_tells_its_worker(store):
     await waiting(store)
     await waiting(store)
