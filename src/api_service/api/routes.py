@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from api_service.api import schemas
 from api_service.api.access import CallerOf
+from api_service.api.blobs import JOB_ID
 from api_service.api.gateway import JobOf, Service, ServiceOf, count_upload, etag_of, job_of, root_path
 from api_service.api.problems import describe
 from api_service.api.results import MEDIA_TYPE, IfNoneMatch, add_reads, file_answer
@@ -174,10 +175,13 @@ def _read_cursor(cursor: str | None) -> tuple[float, str] | None:
     if cursor is None:
         return None
     at, _, job_id = cursor.partition("_")
+    no_cursor = InputError("This is no cursor.", code="bad_request", hint="Use `next_cursor` as it was told.")
+    if not JOB_ID.fullmatch(job_id):
+        raise no_cursor
     try:
         return float.fromhex(at), job_id
     except (ValueError, OverflowError) as exc:
-        raise InputError("This is no cursor.", code="bad_request", hint="Use `next_cursor` as it was told.") from exc
+        raise no_cursor from exc
 
 
 @jobs_api.get(

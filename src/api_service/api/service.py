@@ -19,6 +19,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_service.api import logs, problems, schemas
@@ -29,6 +30,7 @@ from api_service.api.metrics import CONTENT_TYPE, Metrics
 from api_service.api.routes import about_api, describe_webhooks, jobs_api, legacy_api, shared_api, webhooks_api
 from s2s import __version__
 from s2s.config import Settings, settings
+from s2s.wire import Problem
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ CSP = (
 )
 DOCS_CSP = CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")  # Swagger UI writes styles
 SHARED_CSP = CSP.replace("base-uri 'none'", "base-uri 'self'")
+HUNG_UP = 499  # as nginx counts who went away before there was an answer
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -135,7 +138,7 @@ def _operation_id(route: APIRoute) -> str:
 
 
 class Edge:
-    """Security headers, a request id, a log line and a count for every answer."""
+    """Security headers, a request id, a log line and a count for every answer, that to a failure of ours included."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self.app, self.metrics = app, metrics
@@ -145,10 +148,12 @@ class Edge:
             return await self.app(scope, receive, send)
         scope["request_id"] = uuid.uuid4().hex[:16]
         logs.request_id.set(scope["request_id"])
-        started_s = time.monotonic()
+        started_s, answering = time.monotonic(), False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal answering
             if message["type"] == "http.response.start":
+                answering = True
                 self._count(scope, message["status"], time.monotonic() - started_s)
                 own = (
                     (b"x-request-id", scope["request_id"].encode()),
@@ -157,7 +162,17 @@ class Edge:
                 message["headers"] = [*message.get("headers", ()), *own, *SECURITY_HEADERS]
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            if not answering:  # nobody is left to be answered
+                self._count(scope, HUNG_UP, time.monotonic() - started_s)
+        except Exception as exc:
+            if answering:  # the server breaks the answer off
+                raise
+            log.exception("request %s failed", scope["request_id"])
+            answer = problems.respond(Request(scope), Problem.from_error(exc))
+            await answer(scope, receive, send_with_headers)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         """By the route's pattern: an address may hold a shared link's token, which belongs in no log."""

@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from api_service.api import outbox
-from api_service.api.blobs import result_name
+from api_service.api.blobs import JOB_ID, result_name
 from api_service.api.database import NOW, Database, job_events, jobs, whole
 from api_service.api.model_client import Generated
 from s2s.events import Progress
@@ -221,7 +221,8 @@ class JobStore:
         return Job.from_row(row)
 
     async def get(self, job_id: str) -> Job | None:
-        return await self._one(BY_ID, job_id)
+        """None also for what is no id: people write it, and not every database takes every character."""
+        return await self._one(BY_ID, job_id) if JOB_ID.fullmatch(job_id) else None
 
     async def by_key(self, idempotency_key: str) -> Job | None:
         return await self._one(BY_KEY, idempotency_key)

@@ -1,6 +1,7 @@
 """Promises about who may do what: owners, keys, shared links, retakes, other sites."""
 
 import asyncio
+import uuid
 
 import httpx
 import pytest
@@ -312,6 +313,7 @@ async def test_a_database_from_before_revisions_keeps_its_jobs(config, model_ser
     """As the first release made it: no revision, seed and category as columns."""
     import sqlite3
 
+    old_id = str(uuid.uuid4())
     config.data_dir.mkdir(parents=True)
     with sqlite3.connect(config.data_dir / "jobs.sqlite") as old:
         old.execute(
@@ -328,12 +330,12 @@ async def test_a_database_from_before_revisions_keeps_its_jobs(config, model_ser
         )
         old.execute(
             "INSERT INTO jobs (id, state, attempt, failures, seq, filename, seed, category, created_at, not_before) "
-            "VALUES ('old', 'queued', 0, 0, 0, 'a.mp4', 5, 'bell', 1.0, 1.0)"
+            f"VALUES ('{old_id}', 'queued', 0, 0, 0, 'a.mp4', 5, 'bell', 1.0, 1.0)"
         )
-    (config.data_dir / "blobs" / "old").mkdir(parents=True)
-    (config.data_dir / "blobs" / "old" / "in").write_bytes(clip)
+    (config.data_dir / "blobs" / old_id).mkdir(parents=True)
+    (config.data_dir / "blobs" / old_id / "in").write_bytes(clip)
     async with running(config, model_server) as gateway:
-        job = await finished(gateway, {"links": {"self": "/v1/jobs/old"}})
+        job = await finished(gateway, {"links": {"self": f"/v1/jobs/{old_id}"}})
         assert job["state"] == "succeeded"
         assert (job["options"]["seed"], job["options"]["category"]) == (5, "bell")
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
-from gateway_kit import events, finished, running, send
+from gateway_kit import events, finished, key_for, running, send
 from sqlalchemy import Connection
 from sqlalchemy.exc import TimeoutError as PoolUsedUp
 from tests.postgres import running_postgres
@@ -256,6 +256,25 @@ async def test_deliveries_go_with_their_jobs(store, outbox, database):
     assert (await outbox.of(expired.id)).state == Delivery.PENDING
     await store.expire(0.01)
     assert await database.read(lambda db: db.exec_driver_sql("SELECT count(*) FROM webhooks").scalar()) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v1/jobs/%00", 404, "not_found"),
+        ("/v1/jobs/%00/result", 404, "not_found"),
+        ("/get_video/%00.mp4", 404, "not_found"),
+        ("/v1/shared/%00", 404, "not_found"),
+        ("/v1/jobs?cursor=0x1p3_%00", 400, "bad_request"),
+        ("/v1/jobs?cursor=0x1p3_", 400, "bad_request"),
+    ],
+)
+async def test_what_no_database_can_hold_is_refused_as_any_wrong_address(shared, model_server, path, status, code):
+    async with running(shared, model_server) as gateway:
+        headers = {"Authorization": f"Bearer {await key_for(shared, 'read')}"}
+        answer = await gateway.get(path, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert (await gateway.get("/status/%00.mp4", headers=headers)).json() == {"status": "not_started"}
 
 
 async def test_two_replicas_tell_everybody_once(shared, model_server, clip):

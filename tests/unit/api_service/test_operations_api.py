@@ -34,6 +34,43 @@ async def test_metrics_follow_what_happens(gateway, model_server, clip):
     assert await value(gateway, "s2s_stored_bytes") > 4 * len(clip)
 
 
+async def test_a_failure_that_nobody_expected_is_answered_counted_and_logged_like_all(gateway, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+
+    async def stumble(job_id):
+        raise KeyError("a detail of ours")
+
+    monkeypatch.setattr(gateway.app.state.service.store, "get", stumble)
+    answer = await gateway.get("/v1/jobs/none")
+    told = answer.json()
+    assert (answer.status_code, told["code"]) == (500, "internal")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert "detail of ours" not in answer.text
+    assert await value(gateway, 's2s_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="500"}') == 1
+    assert await value(gateway, 's2s_refused_total{code="internal"}') == 1
+    assert "GET /v1/jobs/{job_id}: 500" in caplog.text
+    (failed,) = [record for record in caplog.records if record.exc_info]
+    assert told["request_id"] in failed.getMessage()
+
+
+async def test_who_hangs_up_in_the_middle_of_an_upload_is_no_failure_of_ours(gateway, caplog):
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.base_url.port)
+    writer.write(
+        b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"Content-Length: 5000\r\n\r\n--b\r\n"
+    )
+    admission = gateway.app.state.service.admission
+    while not admission._incoming:
+        await asyncio.sleep(0.01)
+    writer.close()
+    while admission._incoming:
+        await asyncio.sleep(0.01)
+    assert await value(gateway, 's2s_http_requests_total{method="POST",route="/v1/jobs",status="499"}') == 1
+    assert "Traceback" not in caplog.text
+
+
 async def test_no_address_is_told_in_metrics_or_logs(gateway, clip, caplog):
     caplog.set_level(logging.INFO)
     job = await finished(gateway, await send(gateway, clip))
