@@ -96,7 +96,7 @@ def folder(
     target: OutOption = Path("data/own"),
     label: Annotated[str | None, typer.Option(help="Of videos in no sub-folder. Default: the name of DIR.")] = None,
     kind: KindOption = None,
-    clip_s: Annotated[float, typer.Option(min=1.0, max=60.0, help="Longest piece, seconds.")] = 6.0,
+    clip_s: Annotated[float, typer.Option(min=2.0, max=60.0, help="Longest piece, seconds.")] = 6.0,
     licence: Annotated[str, typer.Option(help="Of the videos; goes into the record of the weights.")] = "unknown",
     keep_speech: Annotated[bool, typer.Option("--keep-speech")] = False,
     seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
@@ -230,6 +230,8 @@ def pull(source: str, folder: Path) -> None:
     """Bring a folder from gs://, s3:// or a path; only what is new."""
     from s2s.data import blobs
 
+    if not blobs.is_remote(source):
+        _folder_that_is(blobs.local_path(source))
     print(json.dumps({"files": blobs.pull(source, folder)}))
 
 
@@ -238,7 +240,13 @@ def push(folder: Path, target: str) -> None:
     """Bring a folder to gs://, s3:// or a path; only what is new, the files that name the others last."""
     from s2s.data import blobs
 
+    _folder_that_is(folder)
     print(json.dumps({"files": blobs.push(folder, target)}))
+
+
+def _folder_that_is(path: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"{path} is no folder.", code="not_found", hint="Check the path.")
 
 
 def _kinds(said: list[str] | None) -> dict[str, str]:

@@ -40,6 +40,7 @@ FLAGS_THAT_DROP = (
 )
 SIGNATURE_DISTANCE = 3  # bits of 64 of the sound
 PICTURE_DISTANCE = 8  # bits of 64 of the middle picture
+APART_SLACK_S = 0.1  # a clip lasts up to a picture longer than its piece
 
 
 class ClipOptions(BaseModel):
@@ -145,7 +146,7 @@ def make_set(
         row = _make_clip(piece, root, splits[piece.id], options, kinds, dry_run)
         if not dry_run:
             row["said"], row["source"] = _said(piece, splits[piece.id]), source_of(piece)
-            write_whole(path, json.dumps(row, sort_keys=True, ensure_ascii=False))
+            write_whole(path, json.dumps(row, sort_keys=True))
         return row
 
     def work(piece: Piece) -> dict:
@@ -379,26 +380,36 @@ def _bits(signs: np.ndarray) -> int:
 def _mark_duplicates(clips: list[Clip], signatures: Mapping[str, list[int] | None]) -> list[Clip]:
     """Flags clips that sound and look like an earlier one. Test clips come first, so that training gives way.
 
-    Two 64-bit signatures within 3 bits agree in at least one of four 16-bit words: only those are compared.
+    Two 64-bit signatures within 3 bits agree in at least one of four 16-bit words: only those are compared. Hits of one
+    thing before a camera on a tripod are alike in both signatures: different moments of one video are no duplicates.
     """
     marked: dict[str, Clip] = {}
-    seen: dict[tuple[int, int], list[list[int]]] = {}
+    seen: dict[tuple[int, int], list[Clip]] = {}
     for clip in sorted(clips, key=lambda clip: (-SPLITS.index(clip.split), clip.id)):
         mine = signatures[clip.id]
         marked[clip.id] = clip
         if mine is None:
             continue
         words = [(place, mine[0] >> 16 * place & 0xFFFF) for place in range(4)]
-        if any(_alike(mine, other) for word in words for other in seen.get(word, ())):
+        twins = {twin.id: twin for word in words for twin in seen.get(word, ())}.values()
+        if any(_alike(mine, signatures[twin.id]) and not _apart(clip, twin) for twin in twins):
             marked[clip.id] = replace(clip, flags=[*clip.flags, "duplicate"])
             continue
         for word in words:
-            seen.setdefault(word, []).append(mine)
+            seen.setdefault(word, []).append(clip)
     return [marked[clip.id] for clip in clips]
 
 
 def _alike(a: list[int], b: list[int]) -> bool:
     return (a[0] ^ b[0]).bit_count() <= SIGNATURE_DISTANCE and (a[1] ^ b[1]).bit_count() <= PICTURE_DISTANCE
+
+
+def _apart(a: Clip, b: Clip) -> bool:
+    """Are two clips different moments of one video?"""
+    if a.source != b.source:
+        return False
+    ends = min(a.source_start_s + a.duration_s, b.source_start_s + b.duration_s)
+    return ends <= max(a.source_start_s, b.source_start_s) + APART_SLACK_S
 
 
 def report_rows(report: SetReport) -> list[dict]:

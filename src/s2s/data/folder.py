@@ -7,6 +7,7 @@ DIR/rex.mp4        label: the name of DIR, or what the caller says
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections import Counter
@@ -26,6 +27,7 @@ from s2s.media.probe import probe
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv"}
 QUIET_S = 2.0  # without an onset: here a piece may end
 BEFORE_S, AFTER_S = 0.5, 1.0  # kept around the first and the last onset
+LEAST_S = 4.0  # a piece takes in the quiet around it up to this: what learns from pieces needs 3 or 4 s of each
 
 
 def find_videos(root: Path) -> list[Path]:
@@ -107,17 +109,32 @@ def _spans(video: Path, clip_s: float) -> Sequence[tuple[float, float | None]]:
 def spans_of_onsets(onsets_s: np.ndarray, duration_s: float, clip_s: float) -> list[tuple[float, float]]:
     """Stretches with something to hear, in order, not overlapping, each at most `clip_s` long.
 
-    Onsets closer than QUIET_S belong together; what is longer than `clip_s` is cut between two onsets.
+    Onsets closer than QUIET_S belong together; what is longer than `clip_s` is cut between two onsets. A stretch
+    shorter than LEAST_S takes in its neighbour, where both are not too long, or the quiet around it.
     """
+    onsets = np.sort(onsets_s).tolist()
+    sounding: list[tuple[float, float]] = []
+    first, least_s = 0, min(LEAST_S, clip_s)
+    for last, onset in enumerate(onsets):
+        start = max(onsets[first] - BEFORE_S, sounding[-1][1] if sounding else 0.0, 0.0)
+        following = onsets[last + 1] if last + 1 < len(onsets) else math.inf
+        end = _end(onsets, last, duration_s)
+        is_enough = following - onset > QUIET_S and end - start >= least_s
+        if math.isinf(following) or is_enough or _end(onsets, last + 1, duration_s) - start > clip_s:
+            sounding.append((start, min(end, start + clip_s)))
+            first = last + 1
     spans: list[tuple[float, float]] = []
-    group: list[float] = []
-    ends = [*np.sort(onsets_s).tolist(), float("inf")]
-    for onset, following in pairwise(ends):
-        group.append(onset)
-        longer = following + AFTER_S - max(0.0, group[0] - BEFORE_S) > clip_s
-        if following - onset > QUIET_S or longer:
-            start = max(group[0] - BEFORE_S, spans[-1][1] if spans else 0.0, 0.0)
-            end = min(onset + AFTER_S, duration_s, (onset + following) / 2 if following < float("inf") else duration_s)
-            spans.append((round(start, 3), round(min(end, start + clip_s), 3)))
-            group = []
+    free_from = 0.0
+    free_until = [(a[1] + b[0]) / 2 for a, b in pairwise(sounding)]
+    for (start, end), until in zip(sounding, [*free_until, duration_s], strict=False):
+        end = max(end, min(until, start + least_s))
+        start = min(start, max(free_from, end - least_s))
+        spans.append((round(start, 3), round(end, 3)))
+        free_from = end
     return spans
+
+
+def _end(onsets_s: Sequence[float], index: int, duration_s: float) -> float:
+    """Where a stretch ends whose last onset is this one: before the next."""
+    following = onsets_s[index + 1] if index + 1 < len(onsets_s) else math.inf
+    return min(onsets_s[index] + AFTER_S, (onsets_s[index] + following) / 2, duration_s)

@@ -47,7 +47,7 @@ class Clip:
         data = asdict(self)
         for name in ("video", "audio"):
             data[name] = data[name].relative_to(root).as_posix()
-        return json.dumps(data, sort_keys=True, ensure_ascii=False)
+        return json.dumps(data, sort_keys=True)  # ASCII: names of files may hold what no text file can
 
     @classmethod
     def from_json(cls, line: str, root: Path) -> Clip:
@@ -80,7 +80,7 @@ def read_clips(root: Path, split: str | None = None) -> list[Clip]:
     path = root / "manifest.jsonl"
     if not path.is_file():
         raise InputError(f"{root} holds no finished set of clips.", hint="Make one with `s2s data folder`.")
-    clips = [Clip.from_json(line, root) for line in path.read_text(encoding="utf-8").splitlines()]
+    clips = [Clip.from_json(line, root) for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n") if line]
     return [clip for clip in clips if split in (None, clip.split)]
 
 
