@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -90,6 +90,12 @@ class Source(BaseModel):
     name: str
     licence: str
     note: str = ""
+
+
+def licence_with(licence: str, of_clips: Iterable[str]) -> str:
+    """The licence of a bundle that was under `licence` and has learned from clips under these."""
+    others = sorted(set(of_clips) - {licence})
+    return f"{licence}; clips it learned from: {', '.join(others)}" if others else licence
 
 
 ClipSpecField = Annotated[

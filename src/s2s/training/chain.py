@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
-from s2s.bundle import BundleManifest, Source, save_bundle
+from s2s.bundle import BundleManifest, Source, licence_with, save_bundle
 from s2s.data.features import features_of
 from s2s.data.manifest import read_records
 from s2s.errors import ArtifactError, InputError
@@ -209,7 +209,8 @@ def train_all(
             networks["regnet"] = best_takes_first(networks["regnet"], networks["vocoder"], clip, ear)
         sources = sources_of(recorded, recipe.photographs) + _sources_of_photos(train) + _sources_of_clips(own)
         held_out = [record for record in read_records(clips, "test") if record.events] if clips else []
-        return finish_bundle(recipe.name, networks, bundle_dir, test, sources, held_out)
+        licence = licence_with("Apache-2.0", (sound["license"] for record in own for sound in record.sounds))
+        return finish_bundle(recipe.name, networks, bundle_dir, test, sources, licence, held_out)
 
 
 def best_takes_first(regnet: Generator, vocoder: ParallelWaveNet, clip: ClipSpec, ear: Yamnet) -> Generator:
@@ -232,6 +233,7 @@ def finish_bundle(
     bundle_dir: Path,
     test: list[ClipRecord],
     sources: tuple[Source, ...],
+    licence: str,
     own_test: Sequence[ClipRecord] = (),
 ) -> BundleManifest:
     """Saves, measures the saved bundle end to end on held-out clips, and saves again with what was measured."""
@@ -240,7 +242,7 @@ def finish_bundle(
         clip=ClipSpec(),
         categories=KINDS,
         default_vocoder="wavenet",
-        licence="Apache-2.0",
+        licence=licence,
         trained_on=sources,
         notes="Trained by `s2s train` on procedural clips; events from the timing net condition RegNet explicitly.",
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from s2s.bundle import BundleManifest, Source, load_bundle, save_bundle
+from s2s.bundle import BundleManifest, Source, licence_with, load_bundle, save_bundle
 from s2s.conditioning import choose_take, condition, take_code
 from s2s.data.clips import ClipOptions, make_set
 from s2s.data.folder import pieces_of_folder
@@ -83,13 +84,19 @@ def fine_tune(
     if kind is not None and kind not in KINDS:
         raise InputError(f"{kind!r} is no kind of sound.", hint=f"Kinds are {', '.join(KINDS)}.")
     set_dir = _set_of(clips_dir, run_dir, kind)
-    clips = [clip for clip in read_clips(set_dir) if clip.kind in KINDS and clip.duration_s >= config.clip_s]
+    found = [replace(clip, kind=kind) if kind else clip for clip in read_clips(set_dir)]
+    known = [clip for clip in found if clip.kind in KINDS]
+    clips = [clip for clip in known if clip.duration_s >= config.clip_s]
+    if not known:
+        raise InputError(
+            f"{clips_dir} holds no clip of a known kind.", hint="Give --kind, or name sub-folders after kinds."
+        )
     if not clips:
         raise InputError(
-            f"{clips_dir} holds no clip of a known kind that lasts {config.clip_s:g} s.",
-            hint="Give --kind, or name sub-folders after kinds.",
+            f"None of the {len(known)} clips that {clips_dir} gives lasts {config.clip_s:g} s.",
+            hint="Give videos with more picture around the sounds.",
         )
-    _claim(run_dir, bundle_dir, set_dir, config)
+    _claim(run_dir, bundle_dir, set_dir, kind, config)
     own, held_out = ([clip for clip in clips if (clip.split == "test") is test] for test in (False, True))
     streams = [bundle.networks.get(role) for role in ("tsn_rgb", "tsn_flow")]
     training = small_recipe(
@@ -132,6 +139,7 @@ def fine_tune(
     manifest = bundle.manifest.model_copy(
         update={
             "name": f"{bundle.manifest.name}-tuned",
+            "licence": licence_with(bundle.manifest.licence, licences),
             "trained_on": (
                 *bundle.manifest.trained_on,
                 Source(name=f"{len(clips)} clips of {clips_dir.resolve().name}", licence=", ".join(licences)),
@@ -155,19 +163,21 @@ def _set_of(folder: Path, run_dir: Path, kind: str | None) -> Path:
     return made
 
 
-def _claim(run_dir: Path, bundle_dir: Path, set_dir: Path, config: FineTuning) -> None:
+def _claim(run_dir: Path, bundle_dir: Path, set_dir: Path, kind: str | None, config: FineTuning) -> None:
     """`run_dir` holds weights, pictures and answers: of these clips and this bundle, or it is refused."""
     asked = {
         "bundle_sha256": sha256_of(bundle_dir / "bundle.json"),
         "clips_sha256": sha256_of(set_dir / "manifest.jsonl"),
+        "kind": kind,
         "config_sha256": hashlib.sha256(config.model_dump_json(exclude={"steps"}).encode()).hexdigest(),
     }
     refusals = {
         "bundle_sha256": f"{run_dir} has begun to learn from another bundle.",
         "clips_sha256": f"{run_dir} has begun to learn from other clips.",
+        "kind": f"{run_dir} has begun to learn the clips as another kind.",
         "config_sha256": f"{run_dir} has begun to learn differently.",
     }
-    agree(run_dir / "asked.json", asked, refusals)
+    agree(run_dir / "asked.json", asked, refusals, may_lack=("kind",))
 
 
 @torch.no_grad()

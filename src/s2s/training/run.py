@@ -16,10 +16,11 @@ from pathlib import Path
 
 from s2s.bundle import BundleManifest, load_bundle, verify_bundle
 from s2s.data.manifest import agree, read_clips, sha256_of, write_whole
-from s2s.errors import ProcessingError
+from s2s.errors import InputError, ProcessingError
 from s2s.evaluation.kinds import KindJudge, kind_judge
 from s2s.evaluation.report import write_report
 from s2s.evaluation.study import OURS, clips_of_folder, rendered_clips, run_study, save_study
+from s2s.synth.script import KINDS
 from s2s.training.chain import Recipe, train_all
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,13 @@ def run_training(
     features: Path | None = None,
 ) -> BundleManifest:
     """`train_all`, once. Raises InputError when `run_dir` has begun to learn from other clips or by another recipe:
-    networks that are kept would else be called trained on these, or so."""
+    networks that are kept would else be called trained on these, or so. And when `clips` is no set of
+    `s2s data folder`, or has nothing to learn from."""
+    if clips and not any(clip.kind in KINDS and clip.onsets_s for clip in read_clips(clips, "train")):
+        raise InputError(
+            f"{clips} holds no training clip of a known kind in which something sounds.",
+            hint=f"`s2s data folder --kind LABEL=KIND` says what a label means. Kinds are {', '.join(KINDS)}.",
+        )
     asked = {
         "clips_sha256": sha256_of(clips / "manifest.jsonl") if clips else None,
         "recipe_sha256": hashlib.sha256(recipe.model_dump_json(exclude=MAY_DIFFER).encode()).hexdigest(),

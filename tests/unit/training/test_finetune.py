@@ -63,9 +63,18 @@ def test_a_folder_whose_kind_nobody_said_is_refused_with_a_hint(own_videos: Path
         fine_tune(old, own_videos, tmp_path / "new", config=SMALL, run_dir=tmp_path / "run")
     with pytest.raises(InputError, match="no kind of sound"):
         fine_tune(old, own_videos, tmp_path / "new", kind="kazoo", config=SMALL, run_dir=tmp_path / "run")
+    too_long = SMALL.model_copy(update={"clip_s": 9.0})
+    with pytest.raises(InputError, match=r"None of the 3 clips .* lasts 9 s"):
+        fine_tune(old, own_videos, tmp_path / "new", kind="drum", config=too_long, run_dir=tmp_path / "run")
     few = SMALL.model_copy(update={"steps": 2})  # what the hint says works in the same folder
     fine_tune(old, own_videos, tmp_path / "new", kind="drum", config=few, run_dir=tmp_path / "run")
     verify_bundle(tmp_path / "new")
+    # the set made above without --kind, as DIR: what the clips are can still be said
+    manifest = fine_tune(
+        old, tmp_path / "run" / "set", tmp_path / "of-set", kind="drum", config=few, run_dir=tmp_path / "run-2"
+    )
+    assert manifest.metrics["fine_tuning"]["clips"] == 3
+    assert manifest.licence.endswith("; clips it learned from: unknown"), "nobody said what the clips may be used for"
 
 
 @pytest.mark.timeout(600)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.tiny import make_tiny_bundle
 
 from s2s.bundle import read_manifest
+from s2s.data.manifest import Clip, write_manifest
 from s2s.errors import InputError
 from s2s.training.chain import RECIPES
 from s2s.training.run import run_training
@@ -50,6 +52,26 @@ def test_another_recipe_over_a_run_folder_is_refused_and_more_steps_are_not(tmp_
     }
     run_training(TINY.model_copy(update=more), run, bundle)
     assert len(trained) == 2
+
+
+@pytest.mark.parametrize(("kind", "said"), [(None, "no training clip of a known kind"), ("bell", None)])
+def test_clips_that_teach_nothing_are_refused_before_hours_of_training(tmp_path: Path, trained, kind, said):
+    clip = Clip(
+        **{"id": "a", "split": "train", "label": "x", "kind": kind, "source": "a.mp4", "source_start_s": 0.0},
+        **{"licence": "unknown", "duration_s": 4.0, "width": 64, "height": 36, "fps": 25.0, "onsets_s": [1.0]},
+        **{"strengths": [1.0], "video": tmp_path / "set/a.mp4", "audio": tmp_path / "set/a.flac"},
+        **{"video_sha256": "", "audio_sha256": ""},
+    )
+    write_manifest(tmp_path / "set", [clip], [], {})
+    train = partial(run_training, TINY, tmp_path / "run", tmp_path / "bundle")
+    if said:
+        with pytest.raises(InputError, match=said):
+            train(clips=tmp_path / "set")
+    else:
+        train(clips=tmp_path / "set")
+    assert len(trained) == (0 if said else 1)
+    with pytest.raises(InputError, match="no finished set"):
+        train(clips=tmp_path / "nowhere")
 
 
 def test_a_run_folder_that_kept_no_recipe_goes_on_and_keeps_it_from_then_on(tmp_path: Path, trained: list[str]):
