@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -504,11 +505,11 @@ def train(
     recipe: Annotated[
         str, typer.Option(help="small: the bundle that ships, hours on 2 cores. tiny: two minutes.")
     ] = "small",
-    run_dir: Annotated[Path, typer.Option(help="Where everything goes; a killed run goes on from here.")] = Path(
-        "runs/small"
-    ),
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where all goes; a killed run goes on from here. Default: runs/RECIPE.")
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the new bundle. Default: RUN_DIR/bundle.")] = None,
-    clips: Annotated[Path | None, typer.Option(help="A set of `s2s data` that joins the rendered clips.")] = None,
+    clips: Annotated[Path | None, typer.Option(help="A set of `s2s data folder` that joins the renders.")] = None,
     features: Annotated[Path | None, typer.Option(help="What `s2s data features` made of it.")] = None,
     report: Annotated[bool, typer.Option(help="Write the evaluation report, RUN_DIR/report.")] = True,
     device: DeviceOption = "",
@@ -520,6 +521,7 @@ def train(
 
     if recipe not in RECIPES:
         raise InputError(f"There is no recipe {recipe!r}.", code="bad_request", hint=f"Recipes: {', '.join(RECIPES)}.")
+    run_dir = run_dir or Path("runs") / recipe
     target = bundle or run_dir / "bundle"
     used = device or settings().device
     manifest = run_training(RECIPES[recipe], run_dir, target, device=used, clips=clips, features=features)
@@ -614,6 +616,7 @@ def _evaluate_bundle(
     from s2s.evaluation.report import write_report
     from s2s.evaluation.study import clips_of_folder, rendered_clips, run_study, save_study
 
+    clips = clips_of_folder(folder) if folder else []  # first: what follows may fetch much
     loaded = load_bundle(bundle, settings().device)
     with Progress(*Progress.get_default_columns(), console=err, transient=True, disable=not err.is_terminal) as bar:
 
@@ -621,10 +624,9 @@ def _evaluate_bundle(
             task = bar.add_task(what, total=None)
             return lambda done, total: bar.update(task, completed=done, total=total)
 
-        judge = kind_judge(work, on_clip=count("Teaching the judge of kinds")) if kinds else None
-        if folder:
-            clips = clips_of_folder(folder)
-        else:
+        to_judge = kinds and (not folder or any(clip.kind for clip in clips))
+        judge = kind_judge(work, on_clip=count("Teaching the judge of kinds")) if to_judge else None
+        if not folder:
             from s2s.synth import banks
 
             banks.fetch(work / "recorded")
@@ -671,7 +673,11 @@ def _compare_files(reference: Path, candidates: list[Path], as_json: bool) -> No
 
     rows = {str(path): score_files(reference, path) for path in candidates}
     if as_json:
-        print(json.dumps({name: asdict(score) for name, score in rows.items()}, indent=2))
+        scores = {
+            name: {key: value if math.isfinite(value) else None for key, value in asdict(score).items()}
+            for name, score in rows.items()
+        }
+        print(json.dumps(scores, indent=2))  # JSON has no NaN
         return
     table = Table(
         "file",

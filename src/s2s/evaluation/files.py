@@ -37,9 +37,9 @@ def sound_of(path: Path) -> np.ndarray:
 
 
 def score_files(reference: Path, candidate: Path) -> Alignment:
-    """Onsets of the candidate's sound against those of the reference's, over the reference's length."""
+    """Onsets of the candidate's sound against those of the reference's; what outlasts the reference is not heard."""
     true, made = sound_of(reference), sound_of(candidate)
-    return score_alignment(detect_onsets(true), detect_onsets(made), len(true) / SAMPLE_RATE)
+    return score_alignment(detect_onsets(true), detect_onsets(made[: len(true)]), len(true) / SAMPLE_RATE)
 
 
 def score_bundle(
@@ -52,7 +52,7 @@ def score_bundle(
     """End to end, video file in, waveform out, on rendered clips with exact events: means over clips with events.
 
     Beside it, on the same clips: `shuffled` (the sound made for another clip of the same kind, else of any) and
-    `motion_energy` (peaks of motion as clicks).
+    `motion_energy` (peaks of motion as clicks). Raises InputError when no clip has an event.
     """
     limits = settings().cli_limits
     made: list[np.ndarray] = []
@@ -98,6 +98,8 @@ def score_bundle(
         "shuffled_strict_skill",
         "motion_energy_f1_50ms",
     )
+    if not rows:
+        raise InputError("None of these clips has an event to be placed.", hint="Give clips in which something sounds.")
     means = dict(zip(names, np.nanmean(np.array(rows, float), axis=0).round(4).tolist(), strict=True))
     return {
         "clips": len(records),

@@ -71,7 +71,9 @@ def kind_judge(folder: Path, on_clip: Callable[[int, int], None] = lambda done, 
         x, y, groups = np.stack(features), np.array(kinds), np.array(packages)
         mean, weights, bias = train_probe(x, y)
         (folder / f"kinds-{FORMAT}.json").write_text(json.dumps(leave_packages_out(x, y, groups), indent=2))
-        np.savez(home, mean=mean, weights=weights, bias=bias)
+        partial = home.with_suffix(".partial.npz")
+        np.savez(partial, mean=mean, weights=weights, bias=bias)
+        partial.replace(home)
     held_out = json.loads((folder / f"kinds-{FORMAT}.json").read_text())
     return KindJudge(yamnet, **np.load(home), held_out=held_out["accuracy"])
 

@@ -126,9 +126,8 @@ def _chosen(rows: Sequence[dict], n: int) -> list[dict]:
 
 def _clip(row: dict, out: Path) -> str:
     sounds = {
-        system: soundfile.read(path, dtype="float32")[0]
-        for number, system in enumerate(SYSTEMS)
-        if (path := out / "sounds" / f"{row['clip']}.{number}.flac").exists()
+        system: soundfile.read(out / "sounds" / f"{row['clip']}.{SYSTEMS.index(system)}.flac", dtype="float32")[0]
+        for system in row["systems"]
     }
     score = row["systems"][OURS]
     others = "".join(

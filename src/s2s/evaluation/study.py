@@ -90,8 +90,10 @@ def rendered_clips(
 
 def clips_of_folder(folder: Path) -> list[JudgedClip]:
     """The test clips of a set (`s2s data folder`; all clips where none is for testing), or any folder of videos with
-    sound. True onsets are detected in the true sound. Raises InputError for a folder without either.
+    sound. True onsets are detected in the true sound. Raises InputError for a folder without either, or none.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder.", code="not_found", hint="Check the path.")
     clips = []
     if (folder / "manifest.jsonl").is_file():
         held = read_clips(folder)
@@ -176,7 +178,7 @@ def run_study(
             for system in SYSTEMS if embedded[system] and embedded[TRUE] and system != TRUE
         },
         "diversity_mel_l1_db": {"same clip, two seeds": _number(np.mean(diversity)) if diversity else None},
-        "leak_guard": _means(leaks),
+        "leak_guard": {name: max(leak[name] for leak in leaks) for name in leaks[0]} if leaks else {},
         "rows": rows,
     }  # fmt: skip
 
@@ -235,7 +237,8 @@ def _leak(generator: SoundGenerator, clip: JudgedClip, made: np.ndarray, options
         add_sound(probe(clip.video, settings().cli_limits), foreign, RATE, dubbed)
         again = generator.generate(dubbed, limits=settings().cli_limits, options=options).waveform
     n = min(len(again), len(made))
-    return {"largest_change": float(np.abs(again[:n] - made[:n]).max()), "length_change": float(len(again) - len(made))}
+    change = float(np.abs(again[:n] - made[:n]).max())
+    return {"largest_change": change, "length_change": float(abs(len(again) - len(made)))}
 
 
 def _kind_report(named: list, judge: KindJudge | None) -> dict | None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from s2s.cli import app
 from s2s.config import settings
+from s2s.evaluation import kinds
 from s2s.evaluation.study import OURS, SYSTEMS, TRUE, clips_of_folder
 from s2s.media.mux import add_sound
 from s2s.media.probe import probe
@@ -56,8 +57,10 @@ def test_a_bundle_on_a_folder_of_videos_makes_a_report_that_needs_nothing_else(s
     assert all(address.startswith("data:") for address in addresses)
 
 
-def test_a_folder_without_sound_is_refused_with_a_hint(sounding_films: Path):
+def test_a_folder_without_sound_is_refused_with_a_hint_before_anything_is_fetched(sounding_films: Path, monkeypatch):
+    monkeypatch.setattr(kinds, "kind_judge", lambda *_, **__: pytest.fail("0.4 GB for nothing"))
     assert len(clips_of_folder(sounding_films)) == 3
+    assert "is no folder" in str(CliRunner().invoke(app, ["evaluate", "--set", "nowhere"]).exception)
     result = CliRunner().invoke(
         app, ["evaluate", "--set", str(next((sounding_films / "silent").glob("shard-*/video")))]
     )
