@@ -17,13 +17,20 @@ from s2s.config import settings
 
 
 def take(name: str, target: Path) -> bool:
-    """Copies the file or folder `name` of the materials to `target`. Returns whether it was there."""
+    """Copies the file or folder `name` of the materials to `target`, whole or not at all. Returns whether it was there.
+
+    What `target` held before, such as a download that was cut off, is gone then.
+    """
     source = settings().materials / name if settings().materials else None
     if source is None or not source.exists():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
     if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
+        shutil.rmtree(target, ignore_errors=True)
     else:
-        shutil.copyfile(source, target)
+        shutil.copyfile(source, part)
+    part.replace(target)
     return True

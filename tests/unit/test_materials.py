@@ -35,6 +35,27 @@ def test_materials_take_the_place_of_downloads(tmp_path: Path, monkeypatch):
     assert yamnet.fetch_yamnet(tmp_path / "run").read_bytes() == b"ear"
 
 
+def test_materials_of_which_the_copy_was_cut_off_are_copied_again(tmp_path: Path, monkeypatch):
+    kept, target = tmp_path / "kept", tmp_path / "run" / "recorded"
+    (kept / "recorded").mkdir(parents=True)
+    for name in ("bank.json", "a.flac", "b.flac"):
+        (kept / "recorded" / name).write_bytes(name.encode())
+    monkeypatch.setattr(materials, "settings", lambda: Settings(materials=kept))
+
+    def cut_off(source, into):
+        into.mkdir(parents=True)
+        (into / "bank.json").write_bytes(b"bank.json")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(materials.shutil, "copytree", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            materials.take("recorded", target)
+    assert not (target / "bank.json").exists(), "nothing says that the sounds are there"
+    assert materials.take("recorded", target)
+    assert {path.name for path in target.iterdir()} == {"bank.json", "a.flac", "b.flac"}
+
+
 def test_another_ear_among_the_materials_is_refused(tmp_path: Path, monkeypatch):
     (tmp_path / "yamnet.tflite").write_bytes(b"another ear")
     monkeypatch.setattr(materials, "settings", lambda: Settings(materials=tmp_path))

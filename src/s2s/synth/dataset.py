@@ -109,6 +109,8 @@ def make_dataset(
         "duration_s": duration_s,
         "short_side_px": short_side_px,
     }
+    if bank is not None and bank.recordings:
+        asked["recordings"] = True
     if scenes != "drawn":
         asked["scenes"] = scenes
     if photos is not None:

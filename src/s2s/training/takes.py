@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from s2s.data.manifest import write_whole
 from s2s.evaluation.alignment import detect_onsets, onset_f1
 from s2s.evaluation.yamnet import Yamnet, fetch_yamnet
 from s2s.synth.script import KINDS, MATERIALS, ScriptedEvent
@@ -146,5 +147,5 @@ def takes_of_run(run_dir: Path, per_kind: int, recorded: Path | None, listen: bo
             chosen = convincing_takes(per_kind, SoundBank("train", recorded), Yamnet(fetch_yamnet(run_dir)))
         else:
             chosen = first_takes(per_kind)
-        kept.write_text(json.dumps(chosen, indent=1))
+        write_whole(kept, json.dumps(chosen, indent=1))
     return {kind: tuple(names) for kind, names in json.loads(kept.read_text()).items()}
