@@ -37,6 +37,8 @@ CUSTOM = {
 }
 NO_SCHEMA = {"PodMonitoring"}  # Google publishes none on npm; test_metrics_are_scraped holds its few fields
 FREE_FORM = {"metadata", "annotations", "labels", "selector", "behavior"}  # keys of ours, or Kubernetes' own types
+# The gateway counts the rest; in a cluster it works on no job itself.
+COUNTED_BY_WORKERS = {"s2s_attempts_total", "s2s_run_seconds_bucket", "s2s_lease_losses_total", "s2s_webhooks_total"}
 
 pytestmark = pytest.mark.timeout(600)
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
@@ -331,7 +333,7 @@ def test_pods_reach_what_they_need_and_nothing_else(name):
     wanted |= {("api-service", "model-server", 8080), ("worker", "model-server", 8080)}
     if name == "local":
         wanted |= {(who, "postgres", 5432) for who in ("api-service", "worker", "migrate")}
-    ports = {"frontend": 8080, "api-service": 9000, "model-server": 8080, "postgres": 5432}
+    ports = {"frontend": 8080, "api-service": 9000, "worker": 9100, "model-server": 8080, "postgres": 5432}
     targets = [target for target in ports if name == "local" or target != "postgres"]
     # A pod that takes traffic from everywhere (the frontend) may be reached by any pod whose own egress allows it.
     found = {(s, t, ports[t]) for s in everyone for t in targets if s != t and _may(objects, s, t, ports[t])}
@@ -351,7 +353,7 @@ def test_nobody_reaches_the_management_port_of_the_model_server(name):
     assert {port["port"] for port in named(objects, "Service", "model-server")["spec"]["ports"]} == {8080}
     for policy in _policies_on(objects, {"app.kubernetes.io/name": "model-server"}, "Ingress"):
         for rule in policy.get("ingress") or []:
-            assert {port["port"] for port in rule["ports"]} <= {8080, 8082, 9000}
+            assert {port["port"] for port in rule["ports"]} <= {8080, 8082, 9000, 9100}
             outside = [peer for peer in rule["from"] if "podSelector" not in peer]
             assert not outside or 8080 not in {port["port"] for port in rule["ports"]}
     settings = [each["data"] for each in of_kind(objects, "ConfigMap") if "TS_INFERENCE_ADDRESS" in each["data"]]
@@ -447,6 +449,29 @@ def test_metrics_are_scraped_from_ports_that_exist():
         for endpoint in monitor["spec"]["endpoints"]:
             assert set(endpoint) == {"port", "path", "interval"}
             assert endpoint["port"] in ports
+
+
+def test_whoever_counts_what_the_dashboard_shows_is_scraped():
+    dashboard = (ROOT / "deployment/monitoring/gateway-dashboard.json").read_text()
+    shown = set(re.findall("s2s_[a-z_]+", dashboard))
+    assert shown >= COUNTED_BY_WORKERS
+    counting = {"worker" if name in COUNTED_BY_WORKERS else "api-service" for name in shown}
+    for objects in (overlay("gke"), list(yaml.safe_load_all(render(K8S / "tests" / "operator")))):
+        scraped = {}
+        for monitor in of_kind(objects, "PodMonitoring", "PodMonitor", "ServiceMonitor"):
+            name = monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"]
+            containers = containers_of(_workload(objects, name))
+            ports = {port["name"]: port["containerPort"] for each in containers for port in each.get("ports", [])}
+            for endpoint in monitor["spec"].get("endpoints") or monitor["spec"]["podMetricsEndpoints"]:
+                scraped[name] = ports[endpoint["port"]]
+        assert counting <= set(scraped)
+        for name, port in scraped.items():
+            policies = _policies_on(objects, {"app.kubernetes.io/name": name}, "Ingress")
+            rules = [rule for policy in policies for rule in policy.get("ingress") or []]
+            there = [rule["from"] for rule in rules if {"protocol": "TCP", "port": port} in rule["ports"]]
+            assert any("namespaceSelector" in peer for peers in there for peer in peers), f"nobody may scrape {name}"
+        (worker,) = [each for each in containers_of(_workload(objects, "worker")) if each["name"] == "worker"]
+        assert {"name": "S2S_WORKER_METRICS_PORT", "value": str(scraped["worker"])} in worker["env"]
 
 
 def test_long_event_streams_are_not_cut_by_the_load_balancer():
