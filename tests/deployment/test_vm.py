@@ -65,6 +65,7 @@ def arguments_of(machine: Machine, published: Published) -> tuple[str, ...]:
         "provision_insecure_registries": [REGISTRY],
         "containers_postgres_image": published.postgres,
         "containers_model_settings": {"OMP_NUM_THREADS": "1"},
+        "containers_gateway_settings": {"S2S_DRAIN_S": "7"},
         "webserver_tls": "self-signed",
     }
     return (*INVENTORIES, "-i", str(machine.inventory), "--extra-vars", json.dumps(variables))
@@ -107,6 +108,19 @@ def test_a_second_run_changes_nothing(engine, machine, published, deployed, play
     second = play(engine, playbook, *arguments_of(machine, published))
     assert second.code == 0, second.output[-4000:]
     assert (second.totals["changed"], second.changes) == (0, [])
+
+
+def test_a_setting_that_is_taken_out_is_no_longer_in_force(engine, machine, published, deployed):
+    seen = "docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' api-service | grep -E '^(S2S_DRAIN_S|PATH)='"
+    assert "S2S_DRAIN_S=7" in machine.sh(seen)
+    without = ("--extra-vars", json.dumps({"containers_gateway_settings": {}}))
+    taken_out = play(engine, "deploy-setup-containers.yml", *arguments_of(machine, published), *without)
+    assert (taken_out.code, taken_out.totals["changed"]) == (0, 1), taken_out.output[-4000:]
+    left = machine.sh(seen)
+    assert "PATH=" in left
+    assert "S2S_DRAIN_S" not in left
+    put_back = play(engine, "deploy-setup-containers.yml", *arguments_of(machine, published))
+    assert put_back.code == 0, put_back.output[-4000:]
 
 
 def test_the_firewall_lets_in_the_web_and_ssh_and_nothing_else(engine, machine, deployed):
