@@ -67,6 +67,9 @@ def test_a_machine_is_made_with_an_identity_and_a_firewall_of_its_own(made):
     assert rules["s2s-vm-web"]["allowed"][0]["ports"] == ["80"]
     assert rules["s2s-vm-ssh"]["sourceRanges"] == ["35.235.240.0/20"], "ssh by the Identity-Aware Proxy alone"
     assert all(rule["targetServiceAccounts"] == [EMAIL] for rule in rules.values())
+    refused = rules["s2s-vm-no-ssh"]
+    assert (refused["denied"], refused["sourceRanges"]) == ([{"IPProtocol": "tcp", "ports": ["22"]}], ["0.0.0.0/0"])
+    assert rules["s2s-vm-ssh"]["priority"] < refused["priority"] <= 1000, "before rules of others, Google's own too"
     granted = {each["role"] for each in google.policies[f"projects/{PROJECT}"]["bindings"]}
     assert granted == {"roles/artifactregistry.reader", "roles/logging.logWriter", "roles/monitoring.metricWriter"}
     assert not [request for request in google.requests if "keys" in request.path]
@@ -92,6 +95,21 @@ def test_who_may_open_an_ssh_connection_follows_the_settings(play):
         (body,) = google.asked("PATCH", "/firewalls/s2s-vm-ssh$")
         assert body["sourceRanges"] == ["198.51.100.0/24"]
         assert play(google, *ranges).changed == 0
+
+
+def test_a_machine_whose_network_let_everybody_try_ssh_is_closed_without_shutting_us_out(play):
+    with GoogleStub() as google:
+        assert play(google).returncode == 0
+        folder = f"/compute/v1/projects/{PROJECT}/global/firewalls"
+        google.resources[f"{folder}/s2s-vm-ssh"]["priority"] = 1000
+        del google.resources[f"{folder}/s2s-vm-no-ssh"]
+        google.requests.clear()
+        closed = play(google)
+        assert (closed.returncode, closed.changed) == (0, 2), closed.text[-4000:]
+        assert [each.method for each in google.changes()] == ["PATCH", "POST"], "first who may, then nobody else"
+        assert google.resources[f"{folder}/s2s-vm-ssh"]["priority"] == 900
+        assert google.resources[f"{folder}/s2s-vm-ssh"]["sourceRanges"] == ["35.235.240.0/20"]
+        assert play(google).changed == 0
 
 
 def test_a_run_that_google_broke_off_is_told_and_goes_on_next_time_with_a_gpu_on_spot(play):
