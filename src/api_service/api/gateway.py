@@ -30,6 +30,7 @@ from s2s.media.gate import check_container
 from s2s.wire import Wishes, validated
 
 DERIVED_AT_ONCE, COPIED_AT_ONCE = 2, 1  # ffmpeg processes of the gateway; those that take most memory
+PARSED_AT_ONCE = 1  # uploads as JSON
 WAV, PEAKS, SPECTROGRAM, H264 = "audio.wav", "peaks.json", "spectrogram.png", "h264.mp4"
 
 
@@ -50,6 +51,7 @@ class Service:
         self.admission = Admission(config, parts.store)
         self._deriving: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._derivers, self._copier = asyncio.Semaphore(DERIVED_AT_ONCE), asyncio.Semaphore(COPIED_AT_ONCE)
+        self._json_turn = asyncio.Semaphore(PARSED_AT_ONCE)
 
     async def submit(self, request: Request, caller: Caller, idempotency_key: str | None = None) -> Job:
         """Takes an upload in: to disk, through the gate, into the queue. Nothing is left of one that is refused."""
@@ -61,7 +63,7 @@ class Service:
         job_id = str(uuid.uuid4())
         with storage_told(), self.admission.incoming(), self.blobs.scratch() as folder:
             file = folder / "upload"
-            upload = await receive(request, file, self.config.http_limits, self.config.upload_stall_s)
+            upload = await receive(request, file, self.config.http_limits, self.config.upload_stall_s, self._json_turn)
             webhook_url = self.webhooks.check(upload.webhook_url, caller)
             await asyncio.to_thread(check_container, file, self.config.http_limits)
             n_bytes = file.stat().st_size

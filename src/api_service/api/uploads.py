@@ -25,6 +25,7 @@ FIELDS = ("file", *wire.Wishes.model_fields, "webhook_url")
 TEXT_FIELD_BYTES = 1000
 SLOWEST_BYTES_PER_S = 10_000  # a body that comes in more slowly holds a place that others could use
 EVENTS_FIELD_BYTES = 200_000
+JSON_VALUES = 20_000  # 2,000 events are 6,000
 FORM_ROOM_BYTES = 65_536 + EVENTS_FIELD_BYTES  # for boundaries, part headers and text fields around the file
 
 
@@ -35,8 +36,11 @@ class Upload:
     webhook_url: object = None  # as it was sent; not checked yet
 
 
-async def receive(request: Request, target: Path, limits: Limits, stall_s: float) -> Upload:
-    """Reads a multipart or JSON body; the video is at `target` afterwards.
+async def receive(
+    request: Request, target: Path, limits: Limits, stall_s: float, json_turn: asyncio.Semaphore
+) -> Upload:
+    """Reads a multipart or JSON body; the video is at `target` afterwards. A body of JSON waits on disk, beside
+    `target`, for its turn to be parsed: that takes several times its size of memory.
 
     Raises InputError with codes too_large, too_slow, bad_request, bad_base64 or unsupported_media_type.
     """
@@ -49,8 +53,12 @@ async def receive(request: Request, target: Path, limits: Limits, stall_s: float
                     form.feed(data)
                 return form.finish()
         if content_type == b"application/json":
-            body = b"".join([data async for data in _body(request, limits.max_request_bytes, limits, stall_s)])
-            return _from_json(body, target, limits)
+            body = target.with_name(f"{target.name}.json")
+            with body.open("wb") as file:
+                async for data in _body(request, limits.max_request_bytes, limits, stall_s):
+                    file.write(data)
+            async with json_turn:
+                return await asyncio.to_thread(_from_json, body, target, limits)
     except InputError as exc:
         if exc.code == "too_large":
             await _discard(request, limits.max_bytes, stall_s)
@@ -100,14 +108,22 @@ async def _discard(request: Request, limit_bytes: int, within_s: float) -> None:
                     return
 
 
-def _from_json(body: bytes, target: Path, limits: Limits) -> Upload:
-    told, webhook_url = _json(body), None
+def _from_json(body: Path, target: Path, limits: Limits) -> Upload:
+    told, webhook_url = _json_of(body), None
     asked = told[0] if isinstance(told, list) and len(told) == 1 else told
     if isinstance(asked, dict):  # what follows is what the model server understands too
         webhook_url = asked.pop("webhook_url", None)
     prediction, video = wire.parse_request(told, limits)
     target.write_bytes(video)
     return Upload("video", wire.wishes_of(prediction), webhook_url)
+
+
+def _json_of(body: Path) -> object:
+    """Of many small values each takes up to a hundred times what it takes in the file: so many no upload needs."""
+    text = body.read_bytes()
+    if sum(text.count(sign) for sign in (b",", b"[", b"{")) > JSON_VALUES:
+        raise InputError("This JSON holds too many values.", code="bad_request", hint="See /docs for examples.")
+    return _json(text)
 
 
 def _json(text: str | bytes) -> object:

@@ -1,13 +1,18 @@
 """Promises about too many, too much and too slow."""
 
 import asyncio
+import base64
 import errno
 import re
+import threading
+import time
+import tracemalloc
 
 import httpx
 import pytest
 from gateway_kit import bearer, finished, key_for, running, send, value
 
+from api_service.api import uploads
 from s2s.config import REPO_ROOT
 
 
@@ -190,6 +195,60 @@ async def test_who_sends_too_much_and_stands_still_holds_no_place(config, model_
             sender.cancel()
         for _, writer in stalled:
             writer.close()
+
+
+async def test_uploads_as_json_wait_on_disk_and_are_parsed_one_at_a_time(config, model_server, clip, monkeypatch):
+    """A sender may dawdle: what has come takes no memory until it is whole, and then that of one upload."""
+    config = config.model_copy(update={"http_max_bytes": 4_000_000})
+    padding = 3 << 20
+    video = clip + padding.to_bytes(4, "big") + b"free" + bytes(padding - 8)
+    body = b'{"file": "' + base64.b64encode(video) + b'"}'
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    parse, under_way, most = uploads._from_json, [], []
+
+    def parse_slowly(*args):
+        assert threading.current_thread() is not threading.main_thread(), "others are answered meanwhile"
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.1)
+        try:
+            return parse(*args)
+        finally:
+            under_way.pop()
+
+    monkeypatch.setattr(uploads, "_from_json", parse_slowly)
+    async with running(config, model_server) as gateway:
+        streams = [await asyncio.open_connection("127.0.0.1", gateway.base_url.port) for _ in range(5)]
+        tracemalloc.start()
+        try:
+            for _, writer in streams:
+                writer.write(head % len(body) + body[:-1])
+                await writer.drain()
+            spooled = 0
+            async with asyncio.timeout(20):
+                while spooled < 5 * (len(body) - 100_000):
+                    await asyncio.sleep(0.05)
+                    spooled = sum(file.stat().st_size for file in (config.data_dir / "scratch").glob("*/*.json"))
+            assert tracemalloc.get_traced_memory()[0] < len(body)
+        finally:
+            tracemalloc.stop()
+        for _, writer in streams:
+            writer.write(body[-1:])
+        for reader, writer in streams:
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 30)
+            assert b" 202 " in answer
+            writer.close()
+    assert most == [1] * 5
+    assert not list((config.data_dir / "scratch").iterdir())
+
+
+async def test_json_of_very_many_values_is_refused_before_they_take_memory(gateway, clip, monkeypatch):
+    upload = {"file": base64.b64encode(clip).decode()}
+    most = [{"time_s": index / 2500, "strength": 0.5} for index in range(2000)]
+    assert (await gateway.post("/v1/jobs", json={**upload, "events": most})).status_code == 202
+    monkeypatch.delattr(uploads, "_json")  # who parses it fails
+    refused = await gateway.post("/v1/jobs", json={**upload, "events": [[]] * 20_000})
+    assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
 
 
 async def test_who_sends_too_much_and_hangs_up_is_no_failure_of_ours(config, model_server):
