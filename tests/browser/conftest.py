@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from ball_clip import make_clip
-from chromium import is_there, launch
+from chromium import is_there, launch, plays_h264
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 from stand_in import Desk, create_stand_in, serve
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        if not is_there(playwright):
-            reason = "needs a browser: apt-get install chromium, or playwright install chromium"
+        started = launch(playwright) if is_there(playwright) else None
+        if started is None or not plays_h264(started):
+            reason = "needs a browser that plays H.264: apt-get install chromium, or Google Chrome"
             if os.environ.get("CI"):
                 pytest.fail(reason)
             pytest.skip(reason)
-        started = launch(playwright)
         yield started
         started.close()
 

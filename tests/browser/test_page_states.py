@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import chromium
 import pytest
 from ball_clip import make_clip, make_sound_only
 from playwright.sync_api import Page, expect
@@ -849,3 +850,14 @@ def test_a_sample_clip_is_one_press_away(open_page, stand_in, desk: Desk):
     expect_phase(page, "queued")
     assert desk.posts[0]["name"] == "ball.mp4"
     assert desk.posts[0]["bytes"] == (PAGE / "samples" / "ball.mp4").stat().st_size
+
+
+def test_chrome_is_taken_before_a_chromium_that_may_play_no_h264(monkeypatch, tmp_path):
+    assert [path.name for path in chromium.SYSTEM] == ["google-chrome", "chromium"]
+    chrome, other = (tmp_path / path.name for path in chromium.SYSTEM)
+    monkeypatch.setattr(chromium, "SYSTEM", (chrome, other))
+    assert chromium.system_browser() is None
+    other.touch()
+    assert chromium.system_browser() == other
+    chrome.touch()
+    assert chromium.system_browser() == chrome
