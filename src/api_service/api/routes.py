@@ -6,14 +6,16 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated, get_args
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel
+from starlette.types import Message
 
 from api_service.api import schemas
 from api_service.api.access import CallerOf
@@ -114,7 +116,36 @@ HEARD = {
     "default": {"description": "Not heard: it is sent again. Redirects are not followed."},
 }
 
+MOST_WISHES_BYTES = 1_000_000  # 2,000 moments are a quarter of it
+
+
+class ShortBody(APIRoute):
+    """A route whose body fits into memory: FastAPI reads the whole of it before it looks at anything."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+        handle = super().get_route_handler()
+
+        async def read_and_handle(request: Request) -> Response:
+            body = bytearray()
+            async for part in request.stream():
+                body += part
+                if len(body) > MOST_WISHES_BYTES:
+                    raise InputError(
+                        f"What is wished for is larger than {MOST_WISHES_BYTES / 1e6:g} MB.",
+                        code="too_large",
+                        hint="Send fewer moments.",
+                    )
+
+            async def receive() -> Message:
+                return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+            return await handle(Request(request.scope, receive))
+
+        return read_and_handle
+
+
 jobs_api = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+retakes_api = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=ShortBody)
 about_api = APIRouter(tags=["about"])
 shared_api = APIRouter(prefix="/v1/shared/{token}", tags=["shared"])
 legacy_api = APIRouter(tags=["original project"])
@@ -203,14 +234,14 @@ def _status(request: Request, told: BaseModel) -> Response:
     return Response(body, media_type="application/json", headers=headers)
 
 
-@jobs_api.post(
+@retakes_api.post(
     "/{job_id}/retake",
     dependencies=[COUNTED],
     status_code=202,
     summary="Again, but otherwise",
     responses={
         202: {"description": "A new job waits. `Location` is its address.", "links": LINKS},
-        **describe("not_found", "gone", "bad_input", "bad_request", *WEBHOOKS, *DENIALS, *FULL),
+        **describe("not_found", "gone", "bad_input", "bad_request", "too_large", *WEBHOOKS, *DENIALS, *FULL),
     },
 )
 async def retake_job(

@@ -27,7 +27,15 @@ from api_service.api.access import Gatekeeper, KeyStore, Signer
 from api_service.api.admin import worker_parts
 from api_service.api.gateway import Service, service_of
 from api_service.api.metrics import CONTENT_TYPE, Metrics
-from api_service.api.routes import about_api, describe_webhooks, jobs_api, legacy_api, shared_api, webhooks_api
+from api_service.api.routes import (
+    about_api,
+    describe_webhooks,
+    jobs_api,
+    legacy_api,
+    retakes_api,
+    shared_api,
+    webhooks_api,
+)
 from s2s import __version__
 from s2s.config import Settings, settings
 from s2s.wire import Problem
@@ -112,7 +120,7 @@ def create_app(config: Settings | None = None, transport: httpx.AsyncBaseTranspo
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     problems.install(app)
-    for router in (jobs_api, shared_api, webhooks_api, about_api, legacy_api):
+    for router in (jobs_api, retakes_api, shared_api, webhooks_api, about_api, legacy_api):
         app.include_router(router)
     describe_webhooks(app.webhooks)
     _add_metrics(app, metrics)

@@ -1,6 +1,7 @@
 """Promises about who may do what: owners, keys, shared links, retakes, other sites."""
 
 import asyncio
+import tracemalloc
 import uuid
 
 import httpx
@@ -233,6 +234,25 @@ async def test_a_retake_that_makes_no_sense_is_refused(gateway, clip, body):
     answer = await gateway.post(job["links"]["retake"], json=body)
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_wishes_without_end_are_refused_before_they_fill_memory(gateway, clip):
+    job = await send(gateway, clip)
+
+    async def without_end():
+        for _ in range(1000):
+            yield b" " * 100_000
+
+    tracemalloc.start()
+    answer = await gateway.post(
+        job["links"]["retake"], content=without_end(), headers={"Content-Type": "application/json"}
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert peak < 20_000_000, "of 100 MB"
+    moments = [{"time_s": i / 1000, "kind": "drum", "strength": 0.123456789} for i in range(2000)]
+    assert (await gateway.post(job["links"]["retake"], json={"events": moments})).status_code != 413
 
 
 async def test_a_retake_without_its_upload_is_gone(gateway, clip, config):
