@@ -25,7 +25,7 @@ class TimingConfig(BaseModel):
 
     cell_channels: tuple[str, ...] = Field(CELL_CHANNELS, description="what a cell of the picture tells, in order")
     scene_channels: tuple[str, ...] = Field(GLOBAL_CHANNELS, description="what the whole picture tells, in order")
-    n_cells: int = Field(16, gt=0, description="most variable cells that are looked at; the rest is background")
+    n_cells: int = Field(32, gt=0, description="most variable cells that are looked at; the rest is background")
     cell_width: int = Field(24, gt=0)
     cell_kernel: int = Field(11, gt=0, description="ticks; three layers see 0.3 s before and after")
     head_width: int = Field(48, gt=0)

@@ -58,6 +58,7 @@ class TimingTraining(BaseModel):
     target_sigma_s: float = 0.026
     positive_weight: float = 3.0
     strength_weight: float = 0.3
+    n_cells: int = Field(16, gt=0, description="liveliest cells that are shown; the net may be read with more of them")
     overlay: float = Field(0.25, description="share of examples that show two clips at once")
     warp: tuple[float, float] = (0.75, 1.33)
     group_dropout: float = 0.08
@@ -182,7 +183,7 @@ def make_batch(examples: Sequence[Example], config: TimingTraining, rng: np.rand
 
 
 def _crop(examples: Sequence[Example], config: TimingTraining, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    n_cells = config.net.n_cells
+    n_cells = config.n_cells
     if rng.random() >= config.overlay:
         return _view(examples[int(rng.integers(len(examples)))], n_cells, config, rng)
     share = int(rng.integers(n_cells // 4, 3 * n_cells // 4 + 1))  # two things go on at once, in different cells

@@ -64,7 +64,7 @@ def test_windows_cover_everything_and_overlap():
 def test_a_long_clip_is_read_as_if_in_one_piece():
     """As long as no more cells are lively than the net looks at, windows and the whole agree."""
     torch.manual_seed(0)
-    net = TimingNet(TimingConfig()).eval()
+    net = TimingNet(TimingConfig(n_cells=16)).eval()
     rng = np.random.default_rng(0)
     n = 2 * WINDOW_TICKS + 130
     cells = np.zeros((n, 48, len(CELL_CHANNELS)))

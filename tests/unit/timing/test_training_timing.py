@@ -50,7 +50,7 @@ def test_a_batch_holds_finite_numbers_and_targets_at_events(clips, tmp_path):
     examples = load_examples([clips], tmp_path)
     config = TimingTraining(batch_size=24, crop_ticks=96)
     cells, scene, target, strength, weight = make_batch(examples, config, np.random.default_rng(0))
-    assert cells.shape == (24, 96, config.net.n_cells, len(config.net.cell_channels))
+    assert cells.shape == (24, 96, config.n_cells, len(config.net.cell_channels))
     assert scene.shape == (24, 96, len(config.net.scene_channels))
     for part in (cells, scene, target, strength, weight):
         assert np.isfinite(part).all()
