@@ -80,6 +80,34 @@ def rotate(path: Path, degrees: int) -> Path:
     return path
 
 
+def edited(source: Path, path: Path, *edits: tuple[float, float]) -> Path:
+    """`source`, an MP4 of `film` with its moov at the end, showing only these pieces: (start, length) in seconds."""
+    data = bytearray(source.read_bytes())
+    movie, track = data.index(b"moov") - 4, data.index(b"trak") - 4
+    clock, = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)
+    old = data.index(b"elst")
+    shift, = struct.unpack_from(">i", data, old + 16)  # of the first picture, which others are decoded before
+    data[data.index(b"edts"):data.index(b"edts") + 4] = b"free"
+    entries = b"".join(struct.pack(">IiI", round(1000 * length), shift + round(start * clock), 0x10000)
+                       for start, length in edits)
+    elst = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(edits)) + entries
+    edts = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
+    end = track + struct.unpack_from(">I", data, track)[0]
+    data[end:end] = edts
+    for box in (movie, track):
+        struct.pack_into(">I", data, box, struct.unpack_from(">I", data, box)[0] + len(edts))
+    path.write_bytes(data)
+    return path
+
+
+def seen(path: Path) -> list[tuple[Fraction, str]]:
+    """When each picture that a player shows is shown, from the first one, and a digest of it."""
+    lines = ffmpeg("-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-").stdout.decode()
+    clock = Fraction(next(line for line in lines.splitlines() if line.startswith("#tb 0:")).split()[-1])
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines.splitlines() if not line.startswith("#")]
+    return [((int(row[2]) - int(rows[0][2])) * clock, row[-1]) for row in rows]
+
+
 def packets(path: Path) -> list[tuple[Fraction, Fraction | None, str]]:
     """(presentation time, decoding time, hash of the bytes) of each packet of the first video track."""
     with av.open(str(path)) as container:

@@ -109,4 +109,4 @@ def _target(found: Container) -> tuple[str, bool]:
     """The container that comes back, and whether the picture is re-encoded: only where neither of the two holds it."""
     if found.family == "webm" and found.video_codec in WEBM_CODECS:
         return "webm", False
-    return "mp4", found.family == "webm" or found.video_codec == "prores"
+    return "mp4", found.family == "webm" or found.video_codec == "prores" or found.n_edits > 1

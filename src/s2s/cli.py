@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Set
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -140,7 +141,7 @@ def generate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Give a video sound that fits what is seen. The picture is not touched."""
-    jobs = _plan(source, output)
+    jobs = _plan(source, output, reencode)
     if source.is_dir() and (wav or picture):
         raise InputError("--wav and --picture take one video, not a folder.", code="bad_request")
     if not source.is_dir():
@@ -179,8 +180,15 @@ def generate(
         _report(target, sound)
 
 
-def _plan(source: Path, output: Path | None) -> list[tuple[Path, Path]]:
+def _plan(source: Path, output: Path | None, reencode: bool) -> list[tuple[Path, Path]]:
     """[(video, target)], checked before any work is done."""
+    try:
+        return _targets(source, output, reencode)
+    except OSError as exc:  # a name that is too long, a folder that may not be read
+        raise InputError(f"{exc.filename}: {exc.strerror}.", code="bad_output", hint="Check the names.") from exc
+
+
+def _targets(source: Path, output: Path | None, reencode: bool) -> list[tuple[Path, Path]]:
     if not source.exists():
         raise InputError(f"{source} does not exist.", code="not_found", hint="Check the path.")
     if source.is_dir():
@@ -194,11 +202,21 @@ def _plan(source: Path, output: Path | None) -> list[tuple[Path, Path]]:
             raise InputError(f"{folder} is a file; a folder of videos needs a folder to go to.", code="bad_output")
         if folder.resolve() == source.resolve():
             raise InputError("OUT would overwrite IN.", code="bad_output", hint="Give another folder with -o.")
-        return [(video, folder / video.name) for video in videos]
-    target = output or source.with_name(f"{source.stem}.sound{source.suffix}")
+        names = {video.name for video in videos}
+        return [(video, folder / _result_name(video, video.stem, reencode, names)) for video in videos]
+    target = output or source.with_name(_result_name(source, f"{source.stem}.sound", reencode))
     if target.exists() and target.resolve() == source.resolve():
         raise InputError("OUT would overwrite IN.", code="bad_output", hint="Give another name with -o.")
     return [(source, target)]
+
+
+def _result_name(video: Path, stem: str, reencode: bool, taken: Set[str] = frozenset()) -> str:
+    """The suffix stays unless a file of that kind cannot hold the re-encoded picture."""
+    from s2s.media.mux import ISO_SUFFIXES
+
+    if not reencode or video.suffix.lower() in ISO_SUFFIXES:
+        return stem + video.suffix
+    return f"{video.name}.mp4" if f"{stem}.mp4" in taken else f"{stem}.mp4"
 
 
 def _generate_folder(generator, jobs, options, as_json: bool, quiet: bool) -> None:

@@ -42,7 +42,7 @@ MOVED_OUT_NOTE = "The offset moved every event out of the clip."
 class Options:
     """How a person wants the sound. The defaults are what most people want."""
 
-    seed: int = 0  # same clip, seed, bundle, engine and instruction set: the same samples
+    seed: int = 0  # same clip, seed, bundle, engine, instruction set and threads: the same samples
     category: str | None = None  # one of the bundle's kinds; None: recognised from the picture
     events: tuple[Moment, ...] | None = None  # the moments to be heard; None: those found in the picture
     vocoder: str | None = None  # "wavenet" or "griffinlim"; None: the bundle's default

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from tests.clips import film, heard, packets
+from tests.clips import edited, film, heard, packets, seen
 
 from s2s import wire
 
@@ -40,7 +40,7 @@ def test_every_form_of_request_gives_the_same_clip_with_sound(model_server, clip
         "raw bytes": {"content": clip.read_bytes(), "headers": {"content-type": "video/mp4"}},
         "a form": {"files": {"file": ("a.mp4", clip.read_bytes(), "video/mp4")}},
     }
-    seen = set()
+    results = set()
     for name, form in forms.items():
         told, video = answered(model_server.post(PREDICT, **form), tmp_path)
         assert told["duration_s"] == pytest.approx(1.0, abs=0.05), name
@@ -48,8 +48,8 @@ def test_every_form_of_request_gives_the_same_clip_with_sound(model_server, clip
         sound = heard(video, 22_050)
         assert len(sound) == pytest.approx(22_050, abs=2048)
         assert np.abs(sound).max() > 1e-4
-        seen.add(video.read_bytes())
-    assert len(seen) == 1, "the same clip and seed give the same bytes"
+        results.add(video.read_bytes())
+    assert len(results) == 1, "the same clip and seed give the same bytes"
 
 
 def test_another_seed_is_another_take_and_the_kind_can_be_chosen(stack, model_server, clip, tmp_path):
@@ -68,6 +68,16 @@ def test_a_webm_comes_back_as_webm(model_server, tmp_path):
     with av.open(str(video)) as file:
         assert file.format.name == "matroska,webm"
         assert file.streams.audio[0].codec_context.name in ("opus", "libopus")
+
+
+def test_a_picture_that_no_browser_plays_as_it_is_comes_back_as_an_mp4_that_plays(model_server, tmp_path):
+    whole = film(tmp_path / "whole.mp4", seconds=2)
+    for clip in (film(tmp_path / "clip.mkv", seconds=0.6), film(tmp_path / "clip.mov", seconds=0.6, codec="prores"),
+                 edited(whole, tmp_path / "strung.mp4", (0, 0.5), (1.5, 0.5))):
+        _, video = answered(model_server.post(PREDICT, json=payload(clip)), tmp_path)
+        assert [time_s for time_s, _ in seen(video)] == pytest.approx([time_s for time_s, _ in seen(clip)], abs=0.002)
+        with av.open(str(video)) as file:
+            assert [stream.codec_context.name for stream in file.streams] == ["h264", "aac"]
 
 
 def test_a_stream_tells_true_progress_and_ends_with_done(model_server, clip, tmp_path):

@@ -100,6 +100,38 @@ def test_json_is_json_for_a_set_that_is_evaluated(tmp_path, monkeypatch):
     assert told == {"report": str(tmp_path / "index.html"), "clips": 1, "means": study["means"], "kinds": None}
 
 
+@pytest.mark.parametrize(("names", "targets"), [
+    (["a.webm", "b.MOV"], ["a.mp4", "b.MOV"]), (["a.mkv", "a.mp4"], ["a.mkv.mp4", "a.mp4"]),
+    (["a.webm"], ["a.sound.mp4"]),
+])
+def test_a_reencoded_result_has_a_name_that_can_hold_it(tmp_path, monkeypatch, names, targets):
+    clips, told = tmp_path / "clips", []
+    clips.mkdir()
+    for name in names:
+        (clips / name).write_bytes(b"x")
+
+    class Generator:
+        def generate_file(self, video, target, **_):
+            told.append(target.name)
+            return GeneratedSound(np.zeros(0), 22_050, np.zeros((80, 0)), [], None, 0.0, 1.0, 0, [])
+
+    monkeypatch.setattr("s2s.pipeline.SoundGenerator.from_bundle", lambda *_, **__: Generator())
+    monkeypatch.setattr("s2s.media.gate.check_container", lambda *_: None)
+    source = clips if len(names) > 1 else clips / names[0]
+    assert CliRunner().invoke(app, ["generate", str(source), "--reencode", "-q"]).exit_code == 0
+    assert told == targets
+
+
+def test_a_name_that_is_too_long_is_one_clear_line(tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"x")
+    for arguments in ([tmp_path / ("x" * 300)], [clip, "-o", tmp_path / ("y" * 300 + ".mp4")]):
+        answer = s2s("generate", *arguments)
+        assert answer.returncode == 2
+        assert "File name too long" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
 def test_an_empty_folder_is_a_clear_error(tmp_path):
     answer = s2s("generate", tmp_path)
     assert (answer.returncode, "holds no video" in answer.stderr) == (2, True)

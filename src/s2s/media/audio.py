@@ -155,7 +155,8 @@ def whole_or_not_at_all(path: Path) -> Iterator[Path]:
 
     Raises InputError (bad_output) when the folder cannot be written to.
     """
-    part = path.parent / f".{path.name[:100]}.{secrets.token_hex(6)}.part"
+    # Forty characters are at most 160 bytes, and a name may have 255.
+    part = path.parent / f".{path.name[:40]}.{secrets.token_hex(6)}.part"
     try:
         part.touch(exist_ok=False)
     except OSError as exc:

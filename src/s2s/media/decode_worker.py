@@ -234,20 +234,17 @@ def audio(container: av.container.InputContainer, request: dict) -> Iterator[tup
     for other in container.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
     start, written, most = Fraction(request["start"]), 0, int(request["max_s"] * rate)
 
-    for frame in itertools.chain(_decode(container, stream), [None]):  # None: what the resampler still holds
+    for said_s, pieces in _mono(_decode(container, stream), rate):
         at = written
-        if frame is not None and frame.pts is not None:
-            said = round((frame.pts * Fraction(frame.time_base) - start) * rate)
+        if said_s is not None:
+            said = round((said_s - start) * rate)
             if written == 0 or abs(said - written) > GAP_S * rate:
                 at = said
-            frame.pts = None  # the resampler would stretch the sound to fit
         if at > most:
             break
-        for small in resampler.resample(frame):
-            samples = small.to_ndarray()[0]
+        for samples in pieces:
             if at < written:
                 samples, at = samples[written - at:], at + len(samples)
             elif at > written:
@@ -259,6 +256,26 @@ def audio(container: av.container.InputContainer, request: dict) -> Iterator[tup
         if written >= most:
             break
     yield b"E", {"n_samples": written}, ()
+
+
+def _mono(sounds: Iterator[av.AudioFrame], rate: int) -> Iterator[tuple[Fraction | None, list[np.ndarray]]]:
+    """When each frame says that it is heard, and float32 (n,) of its sound; None: what was held back of those before.
+
+    A broadcast may go from one to two channels in the middle: each kind of frame gets a resampler of its own.
+    """
+    resampler, kind = None, None
+    for frame in itertools.chain(sounds, [None]):
+        now = frame and (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is not None and now != kind:
+            yield None, [small.to_ndarray()[0] for small in resampler.resample(None)]
+            resampler = None
+        if frame is None:
+            return
+        if resampler is None:
+            resampler, kind = av.AudioResampler(format="flt", layout="mono", rate=rate), now
+        said_s = None if frame.pts is None else frame.pts * Fraction(frame.time_base)
+        frame.pts = None  # the resampler would stretch the sound to fit
+        yield said_s, [small.to_ndarray()[0] for small in resampler.resample(frame)]
 
 
 JOBS = {"probe": probe, "frames": frames, "audio": audio}

@@ -60,6 +60,7 @@ class Container:
     video_codec: str  # one of VIDEO_CODECS
     n_frames: int  # samples of the video track
     has_audio: bool
+    n_edits: int = 1  # pieces of the film that are shown one after the other; 1 unless an edit list says more
 
 
 def check_container(path: Path | str, limits: Limits) -> Container:
@@ -104,7 +105,8 @@ def check_descriptor(descriptor: int, limits: Limits) -> Container:
                          code="unsupported_codec", hint=HINT_CONVERT)
     _check_track(video, limits, whole)
     return Container(family, "mov" if family == "mp4" else "matroska", brand, video.duration_s, video.width,
-                     video.height, video.codec, video.n_frames, any(track.kind == "audio" for track in tracks))
+                     video.height, video.codec, video.n_frames, any(track.kind == "audio" for track in tracks),
+                     video.n_edits)
 
 
 # --- what both families share -----------------------------------------------------------------------------------------
@@ -118,6 +120,7 @@ class _Track:
     width: int = 0
     height: int = 0
     n_frames: int = 0
+    n_edits: int = 1
     duration_s: float = 0.0
 
 
@@ -390,7 +393,7 @@ class _Mp4:
         if b"edts" in boxes:
             for kind, at, stop in self._boxes(data, *boxes[b"edts"]):
                 if kind == b"elst":
-                    track.edited_s = self._edits(data, at, stop)
+                    track.edited_s, track.n_edits = self._edits(data, at, stop)
         if b"mdia" not in boxes:
             return track
         media: dict[bytes, tuple[int, int]] = {}
@@ -409,8 +412,8 @@ class _Mp4:
                     self._sample_table(track, data, at, stop)
         return track
 
-    def _edits(self, data: bytes, start: int, end: int) -> float:
-        """Seconds that the edit list presents; empty edits (a late start) do not count."""
+    def _edits(self, data: bytes, start: int, end: int) -> tuple[float, int]:
+        """Seconds that the edit list presents, and in how many pieces; empty edits (a late start) do not count."""
         if end - start < 8:
             raise _damaged("an edit list is too short")
         version, count = data[start], struct.unpack_from(">I", data, start + 4)[0]
@@ -420,9 +423,9 @@ class _Mp4:
                              hint="Export it as one piece.")
         if start + 8 + count * code.size > end:
             raise _damaged("an edit list is too short")
-        shown = sum(units for units, media_time in code.iter_unpack(data[start + 8:start + 8 + count * code.size])
-                    if media_time >= 0)
-        return shown / self.movie_timescale if self.movie_timescale else 0.0
+        shown = [units for units, media_time in code.iter_unpack(data[start + 8:start + 8 + count * code.size])
+                 if media_time >= 0]
+        return sum(shown) / self.movie_timescale if self.movie_timescale else 0.0, len(shown)
 
     def _data_references(self, data: bytes, start: int, end: int) -> None:
         for kind, at, stop in self._boxes(data, start, end):

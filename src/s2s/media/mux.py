@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +56,9 @@ def suffixes_for(info: MediaInfo, reencode: bool = False) -> tuple[str, ...]:
 def check_output(info: MediaInfo, output: Path | str, reencode: bool = False) -> None:
     """Call before the work. Raises InputError (bad_output) when no file of this name can hold the picture."""
     output = Path(output)
+    if info.container.n_edits > 1 and not reencode:
+        raise InputError("The clip is put together from several pieces of its film, which only a re-encoded picture "
+                         "can show.", code="bad_output", hint="Use --reencode, or export the clip as one piece.")
     able = suffixes_for(info, reencode)
     if output.suffix.lower() not in able:
         kind = "re-encoded" if reencode else info.video_codec.upper()
@@ -94,6 +100,11 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
         if reencode:
             playable, encoder = playable_picture()
             args += ["-vf", f"setpts=PTS-STARTPTS,{playable}", *encoder, "-flags:v", "+bitexact"]
+            if info.variable_frame_rate:  # the clip's own clock; the encoder's is the rate that ffmpeg guesses
+                step = info.time_base
+                args += ["-enc_time_base", f"{step.numerator}:{step.denominator}", "-bf", "0"]
+                if muxer in ("mp4", "mov"):
+                    args += ["-video_track_timescale", str(step.denominator)]
         else:
             args += ["-c:v", "copy"]
             if info.start_units:  # a filter, because -itsoffset is lost on raw samples together with -copyts
@@ -105,6 +116,7 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
             if not reencode:  # the same clock as before, also for the edit lists, so that no time stamp is rounded
                 clock = info.time_base.denominator
                 args += ["-video_track_timescale", str(clock), "-movie_timescale", str(clock * -(-1000 // clock))]
+                args += ["-strict", "unofficial"]  # an MP4 then keeps what is said of Dolby Vision and of 360 degrees
         else:  # WebM or Matroska, whose picture is never encoded again
             # Opus starts 6.5 ms early; older ffmpegs would move the picture for that.
             args += ["-avoid_negative_ts", "disabled"]
@@ -114,7 +126,54 @@ def add_sound(info: MediaInfo, waveform: np.ndarray, sample_rate: int, output: P
         room = (4 if reencode else 1) * size + int(info.duration_s * 50_000) + (64 << 20)
         run_ffmpeg([*args, "-f", muxer, f"file:{part}"], timeout_s or wall_s, file_bytes=room, pass_fds=[samples],
                    should_stop=should_stop, memory_bytes=(3 << 30) + (400 * pixels if reencode else 0))
+        if muxer in ("mp4", "mov") and not reencode:
+            _end_picture(part, info.exact_duration)
 
+
+def _end_picture(file: Path, duration: Fraction) -> None:
+    """Make the edit list of a muxed MP4 or MOV show its picture for `duration` seconds (ISO 14496-12, 8.6.6).
+
+    Where the clip was trimmed, the track holds pictures from after its end that others are decoded from; the muxer
+    would show them.
+    """
+    with open(file, "r+b") as opened, mmap.mmap(opened.fileno(), 0) as data:
+        movie = next(box for kind, *box in _boxes(data, 0, len(data)) if kind == b"moov")
+        inside = list(_boxes(data, *movie))
+        header = next(start for kind, start, _ in inside if kind == b"mvhd")
+        long = data[header]
+        clock = struct.unpack_from(">I", data, header + (20 if long else 12))[0]
+        lasts = []
+        for track in (box for kind, *box in inside if kind == b"trak"):
+            parts = {kind: box for kind, *box in _boxes(data, *track)}
+            media = {kind: box for kind, *box in _boxes(data, *parts[b"mdia"])}
+            lasting = _duration_field(data, parts[b"tkhd"][0], 20, 28)
+            if data[media[b"hdlr"][0] + 8:][:4] == b"vide" and b"edts" in parts:
+                edits = next(start for kind, start, _ in _boxes(data, *parts[b"edts"]) if kind == b"elst")
+                entry = struct.Struct(">Qq4x" if data[edits] else ">Ii4x")
+                number = struct.unpack_from(">I", data, edits + 4)[0]
+                places = [edits + 8 + index * entry.size for index in range(number)]
+                before = sum(entry.unpack_from(data, place)[0] for place in places[:-1])  # an empty edit: a late start
+                shown = round(duration * clock)
+                entry.pack_into(data, places[-1], shown, entry.unpack_from(data, places[-1])[1])
+                struct.pack_into(*lasting, before + shown)
+            lasts.append(struct.unpack_from(*lasting)[0])
+        struct.pack_into(*_duration_field(data, header, 16, 24), max(lasts))
+
+
+def _boxes(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of each box of a file that ffmpeg wrote."""
+    while start + 8 <= end:
+        size, kind = struct.unpack_from(">I4s", data, start)
+        head = 8
+        if size == 1:
+            size, head = struct.unpack_from(">Q", data, start + 8)[0], 16
+        yield kind, start + head, start + size
+        start += size
+
+
+def _duration_field(data: mmap.mmap, start: int, at: int, long_at: int) -> tuple[str, mmap.mmap, int]:
+    """Where the header of a movie or a track says how long it lasts, for struct."""
+    return (">Q", data, start + long_at) if data[start] else (">I", data, start + at)
 
 @contextmanager
 def _as_file(sound: np.ndarray) -> Iterator[int]:

@@ -71,6 +71,8 @@ def probe(path: Path | str, limits: Limits, should_stop: ShouldStop = never_stop
         raise gate.truncated(f"Only {float(duration):.1f} s of {container.duration_s:.1f} s of the video are there.")
     gate.check_duration(float(duration), limits)
     width, height = max(1, round(answer["width"] * Fraction(answer["pixel_aspect"]))), answer["height"]
+    if width > limits.max_long_side_px:
+        raise gate.picture_too_large(width, height, limits)
     rotation = 90 * round(answer["rotation"] / 90) % 360
     if rotation % 180:
         width, height = height, width

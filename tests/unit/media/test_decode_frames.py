@@ -94,6 +94,12 @@ def test_square_pixels_are_assumed_by_nobody(clips, limits):
     assert frames[0].grey.shape == grey_size(192, 96)
 
 
+def test_a_picture_that_would_be_shown_larger_than_the_limit_is_refused(clips, limits):
+    with pytest.raises(InputError) as caught:
+        probe(film(clips / "wide.mp4", "-vf", "setsar=16", size="640x96"), limits)
+    assert caught.value.code == "picture_too_large"
+
+
 @pytest.mark.parametrize(("name", "codec", "size"), [
     ("8.webm", "vp8", "128x72"), ("9.webm", "vp9", "101x67"), ("1.webm", "av1", "128x72"),
     ("m.mov", "h264", "128x72"), ("h.mp4", "hevc", "128x72"), ("odd.mov", "prores", "127x71"),

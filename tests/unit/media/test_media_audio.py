@@ -43,6 +43,22 @@ def test_a_sound_is_read_at_its_true_time(clips, limits, name, coder):
     assert len(free) == pytest.approx(2 * RATE, abs=0.08 * RATE)
 
 
+def test_a_sound_that_goes_from_mono_to_stereo_in_the_middle_is_read_on(clips, limits, tmp_path):
+    halves = []
+    for channels, at in ((1, 0.4), (2, 0.6)):
+        write_wav(tmp_path / "one.wav", clicks([at], 1.024, RATE), RATE)
+        halves.append(tmp_path / f"{channels}.aac")
+        ffmpeg("-i", tmp_path / "one.wav", "-ac", str(channels), "-ar", "44100", "-c:a", "aac", halves[-1])
+    (tmp_path / "both.aac").write_bytes(b"".join(half.read_bytes() for half in halves))
+    ffmpeg("-i", film(clips / "two_seconds.mp4", seconds=2), "-i", tmp_path / "both.aac", "-map", "0:v", "-map", "1:a",
+           "-c", "copy", tmp_path / "change.mkv")
+    sound = read_audio(tmp_path / "change.mkv", RATE, limits)
+    assert len(sound) == pytest.approx(2.1 * RATE, abs=0.1 * RATE)
+    first, second = (click_near(sound, time_s, RATE) for time_s in (0.4, 1.65))
+    assert first == pytest.approx(0.4, abs=0.06)  # AAC of its own holds 1,024 or 2,048 samples before its first
+    assert second == pytest.approx(1.65, abs=0.1)
+
+
 def test_a_sound_is_counted_from_the_first_picture(clips, limits):
     path = with_clicks(clips, "late_picture.mp4", "-c:a", "aac", video=["-itsoffset", "0.5"])
     info = probe(path, limits)

@@ -7,7 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from clips import click_near, clicks, ffmpeg, film, film_of_levels, heard, packets, rotate
+from clips import click_near, clicks, edited, ffmpeg, film, film_of_levels, heard, packets, rotate, seen
+from hostile import box
 from s2s.errors import Canceled, InputError, ProcessingError
 from s2s.media import mux
 from s2s.media.audio import read_audio
@@ -94,6 +95,74 @@ def test_packets_stay_and_a_click_is_heard_at_its_time(clips, limits, kind):
     assert len(players) / RATE - done.start_time_s == pytest.approx(info.duration_s, abs=one_frame + 0.002)
 
 
+@pytest.mark.parametrize("pieces", [[(0.0, 1.5)], [(0.7, 1.5)]])
+@pytest.mark.parametrize("frames_between", ["0", "2"])
+def test_what_was_trimmed_away_stays_away(clips, limits, tmp_path, pieces, frames_between):
+    source = film(clips / f"whole{frames_between}.mp4", "-bf", frames_between, seconds=3)
+    path = edited(source, tmp_path / "trimmed.mp4", *pieces)
+    info = probe(path, limits)
+    assert (info.duration_s, info.n_frames) == (1.5, 36)
+    add_sound(info, clicks([0.5], 1.5, RATE), RATE, tmp_path / "out.mp4")
+    assert seen(tmp_path / "out.mp4") == seen(path)
+    assert probe(tmp_path / "out.mp4", limits).exact_duration == info.exact_duration
+    assert click_near(heard(tmp_path / "out.mp4", RATE), 0.5, RATE) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("pieces", [[(0, 1), (2.5, 0.5)], [(0, 1), (0, 1)], [(0, 1.5), (1, 1.5)]])
+def test_a_clip_of_several_pieces_is_shown_as_they_are_strung_together(clips, limits, tmp_path, pieces):
+    path = edited(film(clips / "strung_source.mp4", seconds=3), tmp_path / "strung.mp4", *pieces)
+    info = probe(path, limits)
+    assert (info.container.n_edits, info.n_frames) == (2, 24 * sum(length for _, length in pieces))
+    with pytest.raises(InputError, match="several pieces") as caught:
+        check_output(info, tmp_path / "out.mp4")
+    assert "--reencode" in caught.value.hint
+    add_sound(info, clicks([0.5], info.duration_s, RATE), RATE, tmp_path / "out.mp4", reencode=True)
+    assert [time_s for time_s, _ in seen(tmp_path / "out.mp4")] == [time_s for time_s, _ in seen(path)]
+    assert probe(tmp_path / "out.mp4", limits).exact_duration == info.exact_duration
+
+
+def test_a_reencoded_picture_of_a_changing_rate_is_shown_when_it_was(clips, limits, tmp_path):
+    path = film_of_levels(tmp_path / "in.mp4", [0, 40, 80, 300, 310, 333, 900, 2000])
+    info = probe(path, limits)
+    assert info.variable_frame_rate
+    add_sound(info, clicks([0.5], info.duration_s, RATE), RATE, tmp_path / "out.mp4", reencode=True)
+    assert [time_s for time_s, _ in seen(tmp_path / "out.mp4")] == [time_s for time_s, _ in seen(path)]
+    done = probe(tmp_path / "out.mp4", limits)
+    assert (done.n_frames, done.exact_duration) == (info.n_frames, info.exact_duration)
+
+
+def test_what_a_file_says_of_dolby_vision_and_of_360_degrees_is_kept(clips, limits, tmp_path):
+    flat = film(clips / "flat.mp4", codec="hevc", pixels="yuv420p10le").read_bytes()
+    vision = box(b"dvvC", bytes([1, 0, 8 << 1, 4 << 3 | 5, 0x40]) + bytes(19))  # profile 8.4, as phones record it
+    sphere = box(b"st3d", bytes(5)) + box(b"sv3d", box(b"svhd", bytes(4) + b"x\0"),
+                                          box(b"proj", box(b"prhd", bytes(16)), box(b"equi", bytes(20))))
+    for name, said, words in [("vision", vision, [b"dvvC"]), ("sphere", sphere, [b"st3d", b"sv3d"])]:
+        path, out = tmp_path / f"{name}.mp4", tmp_path / f"{name}.out.mp4"
+        path.write_bytes(said_of_picture(flat, b"hev1", said))
+        add_sound(probe(path, limits), np.zeros(RATE, np.float32), RATE, out)
+        assert all(word in out.read_bytes() for word in words)
+        assert packets(out) == packets(path)
+
+
+def said_of_picture(data, entry, said):
+    """An MP4 with its moov at the end and `said` added to its sample entry."""
+    data = bytearray(data)
+    holders = [data.index(kind) - 4 for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", entry)]
+    end = holders[-1] + int.from_bytes(data[holders[-1]:][:4], "big")
+    data[end:end] = said
+    for at in holders:
+        data[at:at + 4] = (int.from_bytes(data[at:at + 4], "big") + len(said)).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("letter", ["東", "\N{DRUM WITH DRUMSTICKS}", "ü"])
+def test_the_longest_names_of_any_script_can_be_written(clips, limits, tmp_path, letter):
+    info = probe(film(clips / "short_name.mp4", seconds=0.5), limits)
+    output = tmp_path / (letter * (251 // len(letter.encode())) + ".mp4")
+    add_sound(info, np.zeros(RATE, np.float32), RATE, output)
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+
+
 def test_the_same_input_gives_the_same_bytes(clips, limits):
     for name, codec in [("same.mp4", "h264"), ("same.webm", "vp8")]:
         info = probe(film(clips / name, codec=codec, seconds=0.6), limits)
@@ -130,9 +199,9 @@ def test_a_transparent_picture_stays_transparent(clips, limits, tmp_path):
     add_sound(probe(clip, limits), np.zeros(RATE, np.float32), RATE, out)
     alpha_mode = b"\x53\xc0\x81\x01"  # Matroska's element and its value, 1
     assert [file.read_bytes().count(alpha_mode) for file in (clip, out)] == [1, 1]
-    seen = [ffmpeg("-c:v", "libvpx-vp9", "-i", file, "-map", "0:v", "-pix_fmt", "yuva420p", "-f", "md5", "-").stdout
-            for file in (clip, out)]
-    assert seen[0] == seen[1] != b""
+    digests = [ffmpeg("-c:v", "libvpx-vp9", "-i", file, "-map", "0:v", "-pix_fmt", "yuva420p", "-f", "md5", "-").stdout
+               for file in (clip, out)]
+    assert digests[0] == digests[1] != b""
 
 
 def test_the_old_sound_is_replaced(clips, limits, tmp_path):
