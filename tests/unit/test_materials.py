@@ -13,7 +13,7 @@ from s2s import materials
 from s2s.config import Settings
 from s2s.errors import ArtifactError, ProcessingError
 from s2s.evaluation import yamnet
-from s2s.synth import banks
+from s2s.synth import banks, photos
 
 
 def no_client(*_, **__):
@@ -25,11 +25,16 @@ def test_materials_take_the_place_of_downloads(tmp_path: Path, monkeypatch):
     (kept / "recorded").mkdir(parents=True)
     (kept / "recorded" / "bank.json").write_text(json.dumps([{"file": "a.flac"}]))
     (kept / "recorded" / "a.flac").write_bytes(b"sound")
+    (kept / "photos").mkdir()
+    (kept / "photos" / "photos.json").write_text(json.dumps([{"file": "a.png"}, {"file": "b.png"}]))
     (kept / "yamnet.tflite").write_bytes(b"ear")
     monkeypatch.setattr(materials, "settings", lambda: Settings(materials=kept))
     monkeypatch.setattr(yamnet, "SHA256", hashlib.sha256(b"ear").hexdigest())
     for module in (banks, yamnet):
         monkeypatch.setattr(module, "run_client", no_client)
+    for source in ("_poly_haven", "_robosuite", "_skimage"):
+        monkeypatch.setattr(photos, source, no_client)
+    assert photos.fetch(tmp_path / "run" / "photos") == 2
     assert banks.fetch(tmp_path / "run" / "recorded") == 1
     assert (tmp_path / "run" / "recorded" / "a.flac").read_bytes() == b"sound"
     assert yamnet.fetch_yamnet(tmp_path / "run").read_bytes() == b"ear"

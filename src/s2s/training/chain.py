@@ -77,9 +77,10 @@ class Recipe(BaseModel):
     validation_clips: int = Field(description="of the training factors, other seeds; the timing net is chosen on them")
     test_clips: int
     train_seeds: tuple[int, ...] = (101, 102, 103)
+    timing_seeds: tuple[int, ...] = Field((), description="further sets like those, for the timing net alone")
     test_seed: int = 303
     validation_seed: int = 404
-    solid_clips: int = Field(0, description="clips of solid bodies that join the drawn ones (needs pybullet)")
+    solid_clips: int = Field(0, description="clips of solid bodies, for the timing net alone (needs pybullet)")
     solid_seed: int = 505
     solid_short_side_px: int = Field(108, description="what the timing net sees is smaller still")
     photo_backgrounds: bool = Field(False, description="photographs behind and on solid bodies (npm, PyPI packages)")
@@ -114,6 +115,8 @@ RECIPES = {
         name="s2s-tiny",
         train_clips=8,
         train_seeds=(101,),
+        timing_seeds=(102,),
+        solid_clips=2,
         validation_clips=3,
         test_clips=3,
         clip_s=3.0,
@@ -173,7 +176,7 @@ def train_all(
     network = recipe.regnet.network.model_copy(update={"takes": takes})
     regnet = recipe.regnet.model_copy(update={"network": network})
     with counted(run_dir, "renders"):
-        train, test = _renders(recipe, run_dir)
+        train, for_timing, test = _renders(recipe, run_dir)
     networks: dict[str, torch.nn.Module] = {}
     with counted(run_dir, "timing"):
         networks["timing"] = _timing(recipe, run_dir, clips, measured)
@@ -207,7 +210,7 @@ def train_all(
         if recipe.recordings:
             ear = Yamnet(fetch_yamnet(run_dir))
             networks["regnet"] = best_takes_first(networks["regnet"], networks["vocoder"], clip, ear)
-        sources = sources_of(recorded, recipe.photographs) + _sources_of_photos(train) + _sources_of_clips(own)
+        sources = sources_of(recorded, recipe.photographs) + _sources_of_photos(for_timing) + _sources_of_clips(own)
         held_out = [record for record in read_records(clips, "test") if record.events] if clips else []
         licence = licence_with("Apache-2.0", (sound["license"] for record in own for sound in record.sounds))
         return finish_bundle(recipe.name, networks, bundle_dir, test, sources, licence, held_out)
@@ -269,17 +272,23 @@ def _rendered_set(recipe: Recipe, home: Path, n: int, seed: int, split: str) -> 
     )
 
 
-def _renders(recipe: Recipe, run_dir: Path) -> tuple[list[ClipRecord], list[ClipRecord]]:
-    """The clips to learn from and the held-out ones; those that the timing net is chosen on are made as well."""
+def _renders(recipe: Recipe, run_dir: Path) -> tuple[list[ClipRecord], list[ClipRecord], list[ClipRecord]]:
+    """The clips that all nets learn from, those of the timing net alone, and the held-out ones.
+
+    Those that the timing net is chosen on are made as well.
+    """
     data = run_dir / "data"
-    train = [
-        record
-        for seed in recipe.train_seeds
-        for record in _rendered_set(recipe, data / f"train-{seed}", recipe.train_clips, seed, "train")
-    ]
-    train += _solid_set(recipe, run_dir)
+    train, for_timing = (
+        [
+            record
+            for seed in seeds
+            for record in _rendered_set(recipe, data / f"train-{seed}", recipe.train_clips, seed, "train")
+        ]
+        for seeds in (recipe.train_seeds, recipe.timing_seeds)
+    )
+    for_timing += _solid_set(recipe, run_dir)
     _rendered_set(recipe, data / "val", recipe.validation_clips, recipe.validation_seed, "train")
-    return train, _rendered_set(recipe, data / "test", recipe.test_clips, recipe.test_seed, "test")
+    return train, for_timing, _rendered_set(recipe, data / "test", recipe.test_clips, recipe.test_seed, "test")
 
 
 def _solid_set(recipe: Recipe, run_dir: Path) -> list[ClipRecord]:
@@ -307,7 +316,7 @@ def _timing(recipe: Recipe, run_dir: Path, clips: Path | None, measured: Mapping
     """Trained on the training set; weights and thresholds are chosen on the validation set."""
     home, data = run_dir / "timing", run_dir / "data"
     if not (home / "done").exists():
-        sets = [data / f"train-{seed}" for seed in recipe.train_seeds]
+        sets = [data / f"train-{seed}" for seed in (*recipe.train_seeds, *recipe.timing_seeds)]
         sets += [data / "solid"] if recipe.solid_clips else []
         sets += [clips] if clips else []
         train_timing(recipe.timing, sets, data / "val", home, measured=measured)

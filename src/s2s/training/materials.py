@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from s2s.evaluation.yamnet import fetch_yamnet
-from s2s.synth import banks
+from s2s.synth import banks, photos
 from s2s.training.chain import new_recogniser
 
 
@@ -18,6 +18,7 @@ def fetch_materials(folder: Path) -> None:
     banks.fetch(folder / "recorded")
     fetch_yamnet(folder)
     new_recogniser(folder / "photographs")
+    photos.fetch(folder / "photos")
 
 
 def main() -> None:

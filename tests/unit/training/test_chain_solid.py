@@ -9,7 +9,7 @@ from s2s.training.chain import RECIPES, _solid_set, _sources_of_photos
 
 
 def test_a_recipe_renders_its_solid_clips_once_and_none_where_it_wants_none(tmp_path):
-    assert _solid_set(RECIPES["tiny"], tmp_path) == []
+    assert _solid_set(RECIPES["tiny"].model_copy(update={"solid_clips": 0}), tmp_path) == []
     recipe = RECIPES["tiny"].model_copy(update={"solid_clips": 1, "clip_s": 0.4, "solid_short_side_px": 48})
     made = _solid_set(recipe, tmp_path)
     written = made[0].video.stat().st_mtime_ns
