@@ -102,7 +102,8 @@ def edited(source: Path, path: Path, *edits: tuple[float, float]) -> Path:
 
 def seen(path: Path) -> list[tuple[Fraction, str]]:
     """When each picture that a player shows is shown, from the first one, and a digest of it."""
-    lines = ffmpeg("-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-").stdout.decode()
+    lines = ffmpeg("-i", path, "-map", "0:v:0", "-fps_mode", "passthrough",
+                   "-enc_time_base", "1:90000", "-f", "framemd5", "-").stdout.decode()
     clock = Fraction(next(line for line in lines.splitlines() if line.startswith("#tb 0:")).split()[-1])
     rows = [[cell.strip() for cell in line.split(",")] for line in lines.splitlines() if not line.startswith("#")]
     return [((int(row[2]) - int(rows[0][2])) * clock, row[-1]) for row in rows]

@@ -37,7 +37,8 @@ COPY_PIXELS = 1920 * 1080  # a larger picture is scaled down to as many; in what
 COPIED_PIXELS = 30_000_000_000  # of all frames together: two minutes of 3840x2160 at 30 frames/s, or of 1080p at 120
 COPY_MEMORY_BYTES = 900 << 20  # of address space, of which ffmpeg was seen to fill 480 MiB at most
 LENIENT_PIXELS = 2_500_000  # no codec comes near that limit with pictures of so many
-LEAN = ["-x264-params", "rc-lookahead=8:bframes=1:ref=1:sync-lookahead=0"]  # frames that x264 keeps
+LEAN = ["-x264-params", "rc-lookahead=8:bframes=0:ref=1:sync-lookahead=0"]  # frames that x264 keeps
+CLOCK = 90_000  # ticks a second: pictures of a changing rate are shown when they were
 ANY = Limits(max_bytes=1 << 40, max_duration_s=1e6, min_duration_s=0.0, max_long_side_px=1 << 16, max_frames_per_s=1e4)
 N_PEAKS = 1000
 SPECTROGRAM_WIDTH, SPECTROGRAM_HEIGHT = 1200, 200
@@ -69,6 +70,7 @@ def write_h264(result: Path, container: str, target: Path) -> None:
     playable, encoder = playable_picture(COPY_PIXELS)
     before = ["-threads", "1", "-max_pixels", str(2 * pixels + 65536)]
     picture = ["-map", "0:v:0", "-vf", playable, "-filter_threads", "1", *encoder, *LEAN]
+    picture += ["-enc_time_base", f"1:{CLOCK}", "-video_track_timescale", str(CLOCK)]
     sound = ["-map", "0:a:0?", "-c:a", "aac", "-b:a", "96k"]
     options = [*picture, *sound, *PLAIN, "-movflags", "+faststart", "-f", "mp4"]
     lenient = pixels <= LENIENT_PIXELS

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from gateway_kit import REPORT, finished, running, said, send
-from tests.clips import film, heard
+from tests.clips import film, film_of_levels, heard, seen
 
 from api_service.api import derive
 from s2s import wire
@@ -176,6 +176,14 @@ def test_a_copy_of_the_largest_picture_is_made_in_the_memory_that_is_there(huge,
 def test_a_copy_keeps_its_shape_and_is_no_larger_than_it_has_to_be(tmp_path, size, copied):
     derive.write_h264(film(tmp_path / "a.mp4", size=size), "mp4", tmp_path / "copy.mp4")
     assert shape_of(tmp_path / "copy.mp4") == (*copied, 24)
+
+
+@pytest.mark.parametrize("name", ["screen.mp4", "screen.mkv"])
+def test_a_copy_shows_each_picture_when_it_was(tmp_path, name):
+    clip = film_of_levels(tmp_path / name, [0, 40, 80, 300, 310, 333, 900, 2000])
+    derive.write_h264(clip, "mp4" if name.endswith("mp4") else "webm", tmp_path / "copy.mp4")
+    shown = [time_s for time_s, _ in seen(tmp_path / "copy.mp4")]
+    assert shown == pytest.approx([time_s for time_s, _ in seen(clip)], abs=0.001)
 
 
 @pytest.mark.parametrize(("limit", "value"), [("COPY_MEMORY_BYTES", 600 << 20), ("COPIED_PIXELS", 100_000_000)])
