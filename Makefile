@@ -44,7 +44,7 @@ test-deploy: $(READY) ## images, Compose, playbooks and Kubernetes on real engin
 	started=$$(date +%s) && $(BIN)/python tests/setup_system.py deploy \
 		&& S2S_DEPLOY_STARTED=$$started $(BIN)/python -m pytest -n 2 tests/deployment $(TEST_ARGS)
 
-test-soak: $(READY) ## long chaos and fuzz runs, by hand and nightly
+test-soak: $(READY) ## long chaos and fuzz runs, by hand
 	$(BIN)/python tests/setup_system.py
 	$(BIN)/python -m pytest -m soak $(TEST_ARGS)
 

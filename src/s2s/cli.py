@@ -26,6 +26,7 @@ from s2s.config import settings
 from s2s.data.cli import data_app
 from s2s.errors import InputError, ProcessingError, S2SError
 from s2s.events import Progress as StageProgress
+from s2s.media.gate import VIDEO_SUFFIXES
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Silence to Sound: gives a silent video sound that fits what is seen, at the moment it is seen.",
 )
-bundle_app = typer.Typer(no_args_is_help=True, help="Inspect, verify and import bundles of networks.")
+bundle_app = typer.Typer(no_args_is_help=True, help="Inspect, verify, import, calibrate, promote bundles of networks.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(data_app, name="data")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of the gateway.")
@@ -46,7 +47,6 @@ app.add_typer(cluster_app, name="cluster")
 out = Console(emoji=False)  # names of files and other people's words are printed as they are: see `escape`, too
 err = Console(stderr=True, emoji=False)
 
-VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv"}
 STAGE_WORDS = {
     "probe": "Checking the file",
     "frames": "Watching the picture",

@@ -99,7 +99,6 @@ class MotionExtractor:
         self._cells = _TimeGrid(TIMING_RATE, (N_CELLS, _BASE))
         self._scene = _TimeGrid(TIMING_RATE, (len(GLOBAL_CHANNELS) - 3,))
         self._flow = _FlowGrid(flow_rate, flow_size) if flow_rate else None
-        self._still_flow: np.ndarray | None = None
 
     def push(self, grey: np.ndarray, time_s: float) -> None:
         """Adds one frame: uint8 (h, w), any size, at its time in seconds. Doubled time stamps are passed over."""

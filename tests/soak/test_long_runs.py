@@ -1,4 +1,4 @@
-"""Long runs, by hand and nightly: `make test-soak`."""
+"""Long runs, by hand: `make test-soak`."""
 
 import os
 import random

@@ -42,6 +42,28 @@ def test_the_shared_package_imports_no_component_and_no_server():
     assert not bad
 
 
+LAYERS = (  # each imports from itself and from those before it
+    {"spec", "errors"}, {"config", "events"}, {"wire", "materials"},
+    {"media", "mel", "flow", "motion", "image", "recognise", "tsn"},
+    {"regnet", "wavenet_vocoder", "timing", "conditioning"}, {"published"}, {"bundle", "vocode"}, {"features"},
+    {"synth", "data", "training", "evaluation", "pipeline", "picture", "cluster", "rollout", "serving"},
+    {"cli", "demo", "bench"},
+)
+
+
+def test_imports_of_the_shared_package_point_one_way():
+    layer_of = {unit: number for number, units in enumerate(LAYERS) for unit in units}
+    for path in files_of("s2s"):
+        unit = path.relative_to(SRC / "s2s").parts[0].removesuffix(".py")
+        if unit == "__init__":
+            continue
+        for module in imports(path):
+            parts = module.split(".")
+            if parts[0] == "s2s" and len(parts) > 1 and parts[1] in layer_of:
+                assert layer_of[parts[1]] <= layer_of[unit], f"{path} imports {module}"
+        assert unit in layer_of, f"{unit} has no layer"
+
+
 def test_components_never_import_each_other():
     for component in COMPONENTS:
         others = COMPONENTS - {component}
@@ -60,7 +82,7 @@ def test_the_gateway_needs_no_torch():
 
 
 @pytest.mark.parametrize(("name", "owners"), [
-    ("subprocess", {"s2s/media/ffmpeg.py", "s2s/serving.py", "model_deployment/build_mar.py",
+    ("subprocess", {"s2s/media/ffmpeg.py", "s2s/serving.py",
                     "s2s/synth/banks.py", "s2s/training/chain.py",  # these two fetch packages before training
                     "s2s/data/stages.py",  # packs the model by the command of the component that owns the format
                     "s2s/bench/pipeline.py"}),  # a child of its own for each measurement
@@ -85,7 +107,7 @@ def test_the_environment_is_read_in_one_place():
                       and isinstance(node.value, ast.Name) and node.value.id == "os"
                       for node in ast.walk(ast.parse(path.read_text())))}
     # A supervisor hands the environment on to its children; that is passing, not reading.
-    assert readers <= {"s2s/config.py", "s2s/serving.py", "s2s/media/child.py", "s2s/media/ffmpeg.py"}, readers
+    assert readers <= {"s2s/config.py", "s2s/serving.py", "s2s/media/ffmpeg.py"}, readers
 
 
 def test_torch_files_are_loaded_as_weights_only():

@@ -1,7 +1,5 @@
 // What was just done, as a program: curl, Python (httpx) and JavaScript. Pure: facts in, text out.
 
-export const LANGUAGES = ["curl", "python", "javascript"];
-
 /**
  * what: {base: address without a slash at its end, filename, wishes: {seed, category, offset_ms, gain_db, events}, saveAs}.
  * The clip is sent anew: a program has no part in this browser's jobs.

@@ -22,9 +22,9 @@ from s2s.data.clips import Piece, in_parallel
 from s2s.data.heard import SAMPLE_RATE, hear
 from s2s.errors import InputError
 from s2s.media.audio import read_audio
+from s2s.media.gate import VIDEO_SUFFIXES
 from s2s.media.probe import probe
 
-VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv"}
 QUIET_S = 2.0  # without an onset: here a piece may end
 BEFORE_S, AFTER_S = 0.5, 1.0  # kept around the first and the last onset
 LEAST_S = 4.0  # a piece takes in the quiet around it up to this: what learns from pieces needs 3 or 4 s of each

@@ -22,10 +22,3 @@ def peaks_of_energy(energy: np.ndarray, gap_s: float = 0.2) -> np.ndarray:
 def motion_energy_peaks(motion: MotionFeatures, gap_s: float = 0.2) -> np.ndarray:
     """Onset times in seconds, float64 (K,): peaks of how much is moving in the whole picture."""
     return peaks_of_energy(motion_energy(motion), gap_s)
-
-
-def speed_drop_peaks(motion: MotionFeatures, gap_s: float = 0.2) -> np.ndarray:
-    """Onset times in seconds, float64 (K,): where the fastest cell loses speed most suddenly."""
-    drop = np.sinh(motion.cells[..., CELL_CHANNELS.index("speed_drop")]).max(axis=1)
-    drop = drop / max(1e-6, float(drop.max()))
-    return np.array([d.time_s for d in detect_events(drop, threshold_share=0.5, floor=0.05, gap_s=gap_s)])

@@ -30,6 +30,7 @@ from s2s.evaluation.baselines import motion_energy, peaks_of_energy
 from s2s.evaluation.files import sound_of
 from s2s.evaluation.kinds import KindJudge
 from s2s.evaluation.measures import at_level_of, clicks, frechet_distance, likeness, onset_ap, placement
+from s2s.media.gate import VIDEO_SUFFIXES
 from s2s.media.mux import add_sound
 from s2s.media.probe import probe
 from s2s.media.video import decode_frames
@@ -50,7 +51,6 @@ SYSTEMS = (
 )  # fmt: skip
 RENDER_SEED = 3  # no training uses it
 THUMBNAIL_PX = (16, 12)
-VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv"}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ CODEC_OF_CODEC_ID = {
     "V_VP8": "vp8", "V_VP9": "vp9", "V_AV1": "av1", "V_MPEG4/ISO/AVC": "h264", "V_MPEGH/ISO/HEVC": "hevc",
     "V_MPEG4/ISO/ASP": "mpeg4", "V_MPEG4/ISO/SP": "mpeg4", "V_MJPEG": "mjpeg",
 }
-VIDEO_CODECS = frozenset(CODEC_OF_SAMPLE_ENTRY.values()) | frozenset(CODEC_OF_CODEC_ID.values())
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".webm", ".mkv"})  # of the files that a folder is searched for
 PICTURE_BRANDS = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"crx ",
                   b"jp2 ", b"jpx ", b"jpm "}
 VIDEO_BRAND = re.compile(rb"iso[m0-9a-z]|mp4[12]|mp71|avc1|hvc1|av01|M4[AVBP] |M4V[HP]|qt  |3g[2pers][0-9a-z]|3ge[0-9]|"
@@ -57,7 +57,7 @@ class Container:
     duration_s: float  # of the first video track as presented
     width: int  # coded pixels, before rotation
     height: int
-    video_codec: str  # one of VIDEO_CODECS
+    video_codec: str  # a value of CODEC_OF_SAMPLE_ENTRY or CODEC_OF_CODEC_ID
     n_frames: int  # samples of the video track
     has_audio: bool
     n_edits: int = 1  # pieces of the film that are shown one after the other; 1 unless an edit list says more

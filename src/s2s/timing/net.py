@@ -1,8 +1,7 @@
 """A small net that says, for each tick of the 50 Hz grid, whether something sounds there, and how hard.
 
 The same temporal filters look at every cell of the picture, so it does not matter where in the picture a thing is hit;
-the cells are then pooled and a dilated head decides. About 40 thousand parameters: what it learns from drawings has to
-hold for real footage, and larger nets learn the drawings.
+the cells are then pooled and a dilated head decides.
 """
 
 from __future__ import annotations

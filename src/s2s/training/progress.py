@@ -1,4 +1,4 @@
-"""What a person sees of a training run: one progress bar with ETA, and scalars for TensorBoard and a CSV-like log."""
+"""What a person sees of a training run: one progress bar with ETA, and scalars, for TensorBoard and as JSON lines."""
 
 from __future__ import annotations
 

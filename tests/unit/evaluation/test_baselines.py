@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import pytest
 
-from s2s.evaluation.baselines import motion_energy_peaks, speed_drop_peaks
+from s2s.evaluation.baselines import motion_energy_peaks
 from s2s.motion import MotionExtractor
 
 
@@ -21,15 +20,10 @@ def motion_of(position, duration_s: float = 4.0, rate: int = 30):
     return extractor.finish(duration_s)
 
 
-def test_falls_that_end_abruptly_are_found_where_they_end():
+def test_moments_of_much_motion_are_found():
     motion = motion_of(lambda t: min(1.0, (t % 1.0 / 0.5) ** 2) if t % 1.0 < 0.7 else 1.0 - (t % 1.0 - 0.7) / 0.3)
-    found = speed_drop_peaks(motion)
-    for stop_s in (0.5, 1.5, 2.5, 3.5):
-        assert np.abs(found - stop_s).min() < 0.06
-    energy = motion_energy_peaks(motion)
-    assert len(energy) >= 4
+    assert len(motion_energy_peaks(motion)) >= 4
 
 
-@pytest.mark.parametrize("baseline", [motion_energy_peaks, speed_drop_peaks])
-def test_a_still_clip_has_no_onsets(baseline):
-    assert len(baseline(motion_of(lambda t: 0.5))) == 0
+def test_a_still_clip_has_no_onsets():
+    assert len(motion_energy_peaks(motion_of(lambda t: 0.5))) == 0

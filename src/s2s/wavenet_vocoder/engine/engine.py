@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -47,14 +47,6 @@ class Isa(IntEnum):
     PORTABLE = 0
     AVX2 = 1  # with FMA
     AVX512 = 2  # F, BW, DQ, VL and VNNI
-
-
-class AnySampler(Protocol):
-    """What `Sampler` and `EngineSampler` share."""
-
-    def generate(self, mel: Tensor, noise: Tensor) -> Tensor: ...
-
-    def teacher_forced(self, inputs: Tensor, mel: Tensor) -> Tensor: ...
 
 
 @lru_cache(maxsize=1)
