@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Set
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -202,21 +201,30 @@ def _targets(source: Path, output: Path | None, reencode: bool) -> list[tuple[Pa
             raise InputError(f"{folder} is a file; a folder of videos needs a folder to go to.", code="bad_output")
         if folder.resolve() == source.resolve():
             raise InputError("OUT would overwrite IN.", code="bad_output", hint="Give another folder with -o.")
-        names = {video.name for video in videos}
-        return [(video, folder / _result_name(video, video.stem, reencode, names)) for video in videos]
+        names = [_result_name(video, video.stem, reencode) for video in videos]
+        taken = {video.name.casefold() for video, name in zip(videos, names, strict=True) if name == video.name}
+        for index, video in enumerate(videos):
+            if names[index] == video.name:
+                continue
+            if names[index].casefold() in taken:
+                names[index] = f"{video.name}.mp4"
+            while names[index].casefold() in taken:
+                names[index] = f"{names[index]}.mp4"
+            taken.add(names[index].casefold())
+        return [(video, folder / name) for video, name in zip(videos, names, strict=True)]
     target = output or source.with_name(_result_name(source, f"{source.stem}.sound", reencode))
     if target.exists() and target.resolve() == source.resolve():
         raise InputError("OUT would overwrite IN.", code="bad_output", hint="Give another name with -o.")
     return [(source, target)]
 
 
-def _result_name(video: Path, stem: str, reencode: bool, taken: Set[str] = frozenset()) -> str:
+def _result_name(video: Path, stem: str, reencode: bool) -> str:
     """The suffix stays unless a file of that kind cannot hold the re-encoded picture."""
     from s2s.media.mux import ISO_SUFFIXES
 
     if not reencode or video.suffix.lower() in ISO_SUFFIXES:
         return stem + video.suffix
-    return f"{video.name}.mp4" if f"{stem}.mp4" in taken else f"{stem}.mp4"
+    return f"{stem}.mp4"
 
 
 def _generate_folder(generator, jobs, options, as_json: bool, quiet: bool) -> None:

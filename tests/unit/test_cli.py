@@ -102,7 +102,9 @@ def test_json_is_json_for_a_set_that_is_evaluated(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("names", "targets"), [
     (["a.webm", "b.MOV"], ["a.mp4", "b.MOV"]), (["a.mkv", "a.mp4"], ["a.mkv.mp4", "a.mp4"]),
-    (["a.webm"], ["a.sound.mp4"]),
+    (["a.webm"], ["a.sound.mp4"]), (["a.mkv", "a.webm"], ["a.mp4", "a.webm.mp4"]),
+    (["a.mkv", "a.mkv.mp4", "a.mp4"], ["a.mkv.mp4.mp4", "a.mkv.mp4", "a.mp4"]),
+    (["b.MP4", "b.webm"], ["b.MP4", "b.webm.mp4"]),
 ])
 def test_a_reencoded_result_has_a_name_that_can_hold_it(tmp_path, monkeypatch, names, targets):
     clips, told = tmp_path / "clips", []

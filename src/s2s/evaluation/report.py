@@ -147,7 +147,9 @@ def _film(video: Path, sound: np.ndarray, system: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "film.mp4"
         try:
-            add_sound(probe(video, settings().cli_limits), sound, RATE, path, reencode=video.suffix.lower() != ".mp4")
+            info = probe(video, settings().cli_limits)
+            as_it_is = video.suffix.lower() == ".mp4" and info.container.n_edits == 1
+            add_sound(info, sound, RATE, path, reencode=not as_it_is)
         except ProcessingError:
             return f"<p>{escape(system)}: no player could be made.</p>"
         data = base64.b64encode(path.read_bytes()).decode()

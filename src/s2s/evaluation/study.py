@@ -164,7 +164,8 @@ def run_study(
         if len(diversity) < extra_seeds and made.events:
             other = generator.generate(clip.video, limits=limits, options=Options(vocoder=vocoder, seed=1))
             diversity.append(100 * float(np.abs(other.mel - made.mel).mean()))
-        if len(leaks) < leak_checks and made.events:
+        in_one_piece = probe(clip.video, limits).container.n_edits == 1  # its packets can be muxed as they are
+        if len(leaks) < leak_checks and made.events and in_one_piece:
             leaks.append(_leak(generator, clip, made.waveform, Options(vocoder=vocoder)))
         on_clip(index + 1, len(clips))
     return {

@@ -425,7 +425,8 @@ class _Mp4:
             raise _damaged("an edit list is too short")
         shown = [units for units, media_time in code.iter_unpack(data[start + 8:start + 8 + count * code.size])
                  if media_time >= 0]
-        return sum(shown) / self.movie_timescale if self.movie_timescale else 0.0, len(shown)
+        pieces = max(1, sum(units > 0 for units in shown))
+        return sum(shown) / self.movie_timescale if self.movie_timescale else 0.0, pieces
 
     def _data_references(self, data: bytes, start: int, end: int) -> None:
         for kind, at, stop in self._boxes(data, start, end):

@@ -147,15 +147,16 @@ def _end_picture(file: Path, duration: Fraction) -> None:
             parts = {kind: box for kind, *box in _boxes(data, *track)}
             media = {kind: box for kind, *box in _boxes(data, *parts[b"mdia"])}
             lasting = _duration_field(data, parts[b"tkhd"][0], 20, 28)
-            if data[media[b"hdlr"][0] + 8:][:4] == b"vide" and b"edts" in parts:
+            handler = media[b"hdlr"][0] + 8
+            if data[handler:handler + 4] == b"vide" and b"edts" in parts:
                 edits = next(start for kind, start, _ in _boxes(data, *parts[b"edts"]) if kind == b"elst")
-                entry = struct.Struct(">Qq4x" if data[edits] else ">Ii4x")
+                units, entry_bytes = (">Q", 20) if data[edits] else (">I", 12)
                 number = struct.unpack_from(">I", data, edits + 4)[0]
-                places = [edits + 8 + index * entry.size for index in range(number)]
-                before = sum(entry.unpack_from(data, place)[0] for place in places[:-1])  # an empty edit: a late start
+                places = [edits + 8 + index * entry_bytes for index in range(number)]
+                late = sum(struct.unpack_from(units, data, place)[0] for place in places[:-1])  # an empty edit
                 shown = round(duration * clock)
-                entry.pack_into(data, places[-1], shown, entry.unpack_from(data, places[-1])[1])
-                struct.pack_into(*lasting, before + shown)
+                struct.pack_into(units, data, places[-1], shown)
+                struct.pack_into(*lasting, late + shown)
             lasts.append(struct.unpack_from(*lasting)[0])
         struct.pack_into(*_duration_field(data, header, 16, 24), max(lasts))
 

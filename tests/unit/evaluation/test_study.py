@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.clips import edited, film
 from tests.tiny import make_tiny_bundle
 from typer.testing import CliRunner
 
 from s2s.cli import app
 from s2s.config import settings
 from s2s.evaluation import kinds
+from s2s.evaluation.report import _film
 from s2s.evaluation.study import OURS, SYSTEMS, TRUE, clips_of_folder
 from s2s.media.mux import add_sound
 from s2s.media.probe import probe
@@ -55,6 +57,11 @@ def test_a_bundle_on_a_folder_of_videos_makes_a_report_that_needs_nothing_else(s
     addresses = re.findall(r"(?:src|href)=['\"](.{0,12})", page)
     assert addresses
     assert all(address.startswith("data:") for address in addresses)
+
+
+def test_a_clip_strung_together_from_pieces_has_a_player_too(tmp_path: Path):
+    strung = edited(film(tmp_path / "whole.mp4", seconds=2), tmp_path / "strung.mp4", (0, 1), (1.5, 0.5))
+    assert "<video" in _film(strung, np.zeros(SAMPLE_RATE, np.float32), OURS)
 
 
 def test_a_folder_without_sound_is_refused_with_a_hint_before_anything_is_fetched(sounding_films: Path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import struct
+import tracemalloc
 
 import av
 import numpy as np
@@ -106,6 +108,46 @@ def test_what_was_trimmed_away_stays_away(clips, limits, tmp_path, pieces, frame
     assert seen(tmp_path / "out.mp4") == seen(path)
     assert probe(tmp_path / "out.mp4", limits).exact_duration == info.exact_duration
     assert click_near(heard(tmp_path / "out.mp4", RATE), 0.5, RATE) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["plain.mp4", "late_silent.mp4", "fine.mp4", "25.mov"])
+def test_edits_are_played_at_their_own_speed_and_last_as_long_as_the_clip(clips, limits, tmp_path, kind):
+    if kind == "fine.mp4":  # a clock that makes the muxer write 64-bit boxes
+        path = film(clips / kind, "-video_track_timescale", "1000000000", seconds=3)
+    else:
+        path = make(clips, kind)
+    info, out = probe(path, limits), tmp_path / f"out{path.suffix}"
+    add_sound(info, np.zeros(round(info.duration_s * RATE), np.float32), RATE, out)
+    data = out.read_bytes()
+    movie, edits = data.index(b"mvhd") + 4, data.index(b"elst") + 4
+    clock, lasts = struct.unpack_from(">IQ" if data[movie] else ">II", data, movie + (20 if data[movie] else 12))
+    entry = struct.Struct(">QqI" if data[edits] else ">IiI")
+    number = struct.unpack_from(">I", data, edits + 4)[0]
+    entries = [entry.unpack_from(data, edits + 8 + index * entry.size) for index in range(number)]
+    assert {rate for *_, rate in entries} == {0x10000}
+    assert entries[-1][0] == info.exact_duration * clock
+    assert (data[edits] == 1) == (kind == "fine.mp4")
+    assert lasts >= sum(units for units, *_ in entries)
+
+
+def test_a_long_film_is_not_read_into_memory_for_its_edit_list(clips, limits, tmp_path):
+    info, out = probe(film(clips / "short_of_many.mp4"), limits), tmp_path / "out.mp4"
+    add_sound(info, np.zeros(RATE, np.float32), RATE, out)
+    with open(out, "ab") as file:
+        file.write(struct.pack(">I4s", 64 << 20, b"free"))
+        file.truncate(file.tell() - 8 + (64 << 20))
+    tracemalloc.start()
+    mux._end_picture(out, info.exact_duration)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 20
+
+
+@pytest.mark.parametrize("pieces", [[(0, 0), (0, 2)], [(0, 2), (0, 0)]])
+def test_a_piece_of_no_length_is_none(clips, limits, tmp_path, pieces):
+    path = edited(film(clips / "none_source.mp4", seconds=2), tmp_path / "in.mp4", *pieces)
+    assert probe(path, limits).container.n_edits == 1
+    check_output(probe(path, limits), tmp_path / "out.mp4")
 
 
 @pytest.mark.parametrize("pieces", [[(0, 1), (2.5, 0.5)], [(0, 1), (0, 1)], [(0, 1.5), (1, 1.5)]])
