@@ -166,8 +166,9 @@ def test_forced_colours_and_reduced_motion_keep_the_path_whole(open_page, stand_
     if "reduced_motion" in look:
         assert page.evaluate("document.getAnimations().length") == 0
     else:
-        done, to_come = page.evaluate("""() => ['.bar.lit', '.bar:not(.lit)']
-            .map((one) => getComputedStyle(document.querySelector(one)).stroke)""")
-        assert done != to_come, "what is done can be told from what is not"
+        page.wait_for_function("""() => {  // what is done can be told from what is not, once the colour has changed over
+            const [done, toCome] = ['.bar.lit', '.bar:not(.lit)'].map((one) => document.querySelector(one));
+            return done && toCome && getComputedStyle(done).stroke !== getComputedStyle(toCome).stroke;
+        }""")
     desk.succeed()
     expect(page.locator("body")).to_have_attribute("data-phase", "succeeded")

@@ -77,7 +77,9 @@ async def test_a_job_is_claimed_by_one_worker_only(store):
 
 
 async def test_the_oldest_job_comes_first_and_one_that_backs_off_waits(store):
-    first, second = await waiting(store), await waiting(store)
+    first = await waiting(store)
+    await asyncio.sleep(0.01)  # SQLite's clock counts milliseconds
+    second = await waiting(store)
     job = await store.claim(30)
     assert job.id == first.id
     await store.release(job, 30.0, counts=True)
