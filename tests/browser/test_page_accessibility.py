@@ -166,7 +166,7 @@ def test_forced_colours_and_reduced_motion_keep_the_path_whole(open_page, stand_
     if "reduced_motion" in look:
         assert page.evaluate("document.getAnimations().length") == 0
     else:
-        page.wait_for_function("""() => {  // what is done can be told from what is not, once the colour has changed over
+        page.wait_for_function("""() => {  // what is done can be told from what is not, once the colour has changed
             const [done, toCome] = ['.bar.lit', '.bar:not(.lit)'].map((one) => document.querySelector(one));
             return done && toCome && getComputedStyle(done).stroke !== getComputedStyle(toCome).stroke;
         }""")

@@ -193,6 +193,7 @@ class Engine:
             return bool(self.docker("version", "-f", "{{.Server.Version}}", check=False).strip())
 
         wait_for("dockerd", answers, 90)
+        self._remove_containers()  # of a run that was killed
 
     def _runtime(self) -> list[str]:
         if _may_use_more_resources():
@@ -215,8 +216,7 @@ class Engine:
         """Containers first, then the engine, then the namespaces with whatever is left in them."""
         if "dockerd" in self._processes and self._processes["dockerd"].poll() is None:
             with suppress(RuntimeError, subprocess.TimeoutExpired):
-                if running := self.docker("ps", "-aq", timeout_s=60).split():
-                    self.docker("rm", "-f", "-v", *running, timeout_s=120)
+                self._remove_containers()
                 self._tidy()
             if pid := self._child_of(self._processes["dockerd"]):
                 os.kill(pid, signal.SIGTERM)
@@ -230,6 +230,10 @@ class Engine:
             process.wait()
         for found in set(top_cgroups()) - self._cgroups_before:  # a machine in a container makes some of its own
             _remove_cgroup(found)
+
+    def _remove_containers(self) -> None:
+        if found := self.docker("ps", "-aq", timeout_s=60).split():
+            self.docker("rm", "-f", "-v", *found, timeout_s=120)
 
     def _tidy(self) -> None:
         """The cache keeps what the next run can use, and does not grow: bases, our last images, the latest layers."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tests.deployment import bases
-from tests.deployment.engine import Engine, wait_for
+from tests.deployment.engine import CGROUPS, Engine, wait_for
 from tests.deployment.tools import CACHE, ROOT, tool
 
 BRIDGE = "172.17.0.1"  # docker's own choice, in the engine's namespaces
@@ -195,13 +195,23 @@ class Machine:
         return self.engine.docker("exec", self.name, "sh", "-ec", script, check=check)
 
 
+def control_groups() -> Iterator[str]:
+    """Options that show a machine the host's hierarchies. Where they lie in a tmpfs it gets one of its own: systemd
+    remounts that read-only, and the host's would be, too."""
+    if not CGROUPS.is_mount() or (CGROUPS / "cgroup.controllers").exists():
+        yield f"--volume={CGROUPS}:{CGROUPS}"
+        return
+    yield f"--tmpfs={CGROUPS}"
+    yield from (f"--volume={path}:{path}" for path in sorted(CGROUPS.iterdir()) if path.is_mount())
+
+
 @contextmanager
 def running_machine(engine: Engine) -> Iterator[Machine]:
     """Gone at the end, with its disk."""
     image, name = bases.base(engine, "vm"), "machine"
     options = [f"--cap-add={each}" for each in CAPABILITIES]
     options += ["--security-opt=seccomp=unconfined", "--security-opt=systempaths=unconfined", "--cgroupns=host"]
-    options += ["--volume=/sys/fs/cgroup:/sys/fs/cgroup", "--tmpfs=/run", "--tmpfs=/run/lock"]
+    options += [*control_groups(), "--tmpfs=/run", "--tmpfs=/run/lock"]
     options += ["--volume=/var/lib/docker", "--hostname=machine"]
     options += [f"--publish={port}:{port}" for port in (80, 443, 2222)]
     options = [option.replace("2222:2222", "2222:22") for option in options]
