@@ -36,10 +36,6 @@ def _as_ordinary_user(folder: Path) -> list[str]:
 class Postgres:
     def __init__(self, folder: Path):
         self.folder, self._as_user = folder, _as_ordinary_user(folder)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"postgresql://s2s@127.0.0.1:{self.port}/postgres"
         init = [
             *self._as_user,
             str(binaries() / "initdb"),
@@ -52,6 +48,10 @@ class Postgres:
             "-N",
         ]
         subprocess.run(init, check=True, capture_output=True, timeout=300, cwd=folder)
+        with socket.socket() as probe:  # only now: initdb takes seconds, in which somebody else could take the port
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"postgresql://s2s@127.0.0.1:{self.port}/postgres"
         self.start()
 
     def start(self) -> None:

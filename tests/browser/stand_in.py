@@ -73,6 +73,7 @@ class Desk:
     canceled: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     upload_delay_s: float = 0.0
+    hold: bool = False  # an upload that came in gets no answer yet
     retakes: list[tuple[str, dict]] = field(default_factory=list)  # (parent, wishes)
     retake_refusal: tuple[int, str] | None = None  # status and code for every retake
     shares: dict[str, str] = field(default_factory=dict)  # token -> job
@@ -160,6 +161,8 @@ def create_stand_in(desk: Desk) -> FastAPI:
     async def create(request: Request):
         form = await request.form()
         await asyncio.sleep(desk.upload_delay_s)
+        while desk.hold:
+            await asyncio.sleep(0.02)
         upload = form["file"]
         desk.posts.append({"name": upload.filename, "bytes": upload.size, "seed": form.get("seed"),
                            "category": form.get("category"), "key": request.headers.get("idempotency-key")})
@@ -260,10 +263,12 @@ def create_stand_in(desk: Desk) -> FastAPI:
             seen = -1
             while not await request.is_disconnected() and not desk.broken:
                 job = desk.jobs[job_id]
-                if job["version"] != seen and not desk.silent_streams:
-                    yield as_event(job, first=seen < 0)
-                    seen = job["version"]
-                    if job["state"] in TERMINAL:
+                version = job["version"]  # before the rest: what changes meanwhile is told next
+                if version != seen and not desk.silent_streams:
+                    event, ended = as_event(job, first=seen < 0), job["state"] in TERMINAL
+                    seen = version
+                    yield event
+                    if ended:
                         return
                 await asyncio.sleep(0.02)
 

@@ -146,10 +146,10 @@ def test_offline_the_work_goes_on_and_the_page_catches_up(stack, open_page, tmp_
 
 def test_a_gateway_that_is_killed_in_mid_job_is_caught_up_with(stack, open_page, tmp_path, watch):
     watch.allowed += ["ERR_", "status of 5"]
-    clip = make_clip(tmp_path / "ten.mp4", 10.0, (160, 90))
+    clip = make_clip(tmp_path / "thirty.mp4", 30.0, (160, 90))
     page = open_page(stack.url)
     generate(page, clip)
-    expect_phase(page, "running", WORK_S)
+    page.wait_for_function("() => document.body.dataset.phase === 'running'", timeout=WORK_S * 1000)
     address = page.url
     stack.children["gateway"].stop(signal.SIGKILL)  # told to stop, it would finish the job first on a fast machine
     try:

@@ -61,10 +61,11 @@ def test_bytes_then_place_in_the_queue_then_true_counts_then_the_result(open_pag
     assert not any(line.startswith("POST") for line in desk.asked), "nothing is sent before Generate"
 
     desk.first = {"state": "queued", "queue_position": 3, "eta_s": 24}
-    desk.upload_delay_s = 0.4
+    desk.hold = True
     page.click("[data-action=generate]")
     expect_phase(page, "uploading")
-    assert "Sending" in page.title()
+    expect(page).to_have_title(re.compile("Sending"))
+    desk.hold = False
     expect_phase(page, "queued")
     expect(page.locator("[data-work-line]")).to_have_text(
         "2 clips are before yours. About 24 seconds until it is finished.")
@@ -649,11 +650,13 @@ def test_cancel_while_it_runs(open_page, stand_in, desk: Desk, silent_clip):
 
 
 def test_cancel_after_the_last_byte_cancels_the_job_that_comes_of_it(open_page, stand_in, desk: Desk, silent_clip):
-    desk.upload_delay_s = 1.0
+    desk.hold = True
     page = open_page(stand_in)
     generate(page, silent_clip, "uploading")
     expect(page.locator("[data-work-line]")).to_have_text("Everything is sent; the server checks it.")
     page.get_by_role("button", name="Cancel").click()
+    expect_phase(page, "canceling")
+    desk.hold = False
     expect_phase(page, "canceled")
     assert desk.canceled == ["job-1"]
 
@@ -686,6 +689,7 @@ def test_readers_hear_stage_changes_and_quarters_only(open_page, stand_in, desk:
     for step in range(1, 40, 3):
         desk.move("features", step, 40)
         page.wait_for_timeout(25)
+    expect(page.locator("[aria-current=step]")).to_contain_text("37 of 40")  # the one step past the half was heard
     desk.succeed()
     expect_phase(page, "succeeded")
     assert page.evaluate("window.spoken") == [

@@ -54,13 +54,11 @@ def saved(gateway: httpx.Client, job: dict, path: Path) -> Path:
 
 def test_a_silent_clip_gets_sound_through_every_part(gateway, clip, tmp_path):
     job = send(gateway, clip, seed="5")
-    names, progress = [], []
     with gateway.stream("GET", job["links"]["events"]) as stream:
-        for line in stream.iter_lines():
-            if line.startswith("event: "):
-                names.append(line.removeprefix("event: "))
-            elif line.startswith("data: ") and names[-1] == "progress":
-                progress.append(json.loads(line.removeprefix("data: ")))
+        names = [line.removeprefix("event: ") for line in stream.iter_lines() if line.startswith("event: ")]
+    told = gateway.get(job["links"]["events"], headers={"Last-Event-ID": "0"}).text  # also what came before the stream
+    events = [dict(line.split(": ", 1) for line in block.splitlines()) for block in told.split("\n\n") if block]
+    progress = [json.loads(event["data"]) for event in events if event["event"] == "progress"]
     assert names[0] == "snapshot"
     assert names[-1] == "succeeded"
     assert {told["stage"] for told in progress} == {"frames", "features", "events", "mel", "vocode", "mux"}

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import threading
 import time
 from pathlib import Path
 
@@ -138,17 +137,17 @@ def test_bad_input_is_a_clear_4xx_and_leaves_nothing_behind(stack, model_server,
 
 
 def test_a_busy_worker_says_so_at_once(model_server, stack, long_clip, clip):
-    first: list[int] = []
-    thread = threading.Thread(target=lambda: first.append(
-        httpx.post(stack.model_server_url + PREDICT, json=payload(long_clip), timeout=120).status_code))
-    thread.start()
-    time.sleep(1.0)
-    started = time.monotonic()
-    second = model_server.post(PREDICT, json=payload(clip))
+    headers, body = wire.request_parts(long_clip, wire.Wishes(), "busy.1")
+    with model_server.stream("POST", PREDICT, content=body, headers=headers) as first:
+        lines = first.iter_lines()
+        assert wire.parse_line(next(lines)).event == "progress", "the only worker is at it"
+        started = time.monotonic()
+        second = httpx.post(stack.model_server_url + PREDICT, json=payload(clip), timeout=120, trust_env=False)
+        took_s = time.monotonic() - started
+        last = [wire.parse_line(line) for line in lines][-1]
     assert second.status_code == 503
-    assert time.monotonic() - started < 10.0
-    thread.join()
-    assert first == [200]
+    assert took_s < 10.0
+    assert last.event == "done"
 
 
 def test_a_request_can_be_stopped_by_a_flag(model_server, stack, long_clip):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.clips import film
 from tests.deployment import bases, budget, kube_build, machine_state
 from tests.deployment.engine import CannotRun, Engine, running_engine
 from tests.deployment.images import RECIPES, base_of, build
@@ -37,6 +38,12 @@ def engine() -> Iterator[Engine]:
         yield running
     finally:
         started.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def long_clip(tmp_path_factory) -> Path:
+    """Long enough for something to break in the middle of the work, on a fast machine, too."""
+    return film(tmp_path_factory.mktemp("clips") / "long.mp4", seconds=30, rate="25", size="160x90")
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,8 @@ def build() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if ready():
             return
+        for left in CACHE.glob("kubernetes-build-*"):  # gigabytes of a build that was killed
+            subprocess.run(["rm", "-rf", left], check=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix="kubernetes-build-") as folder:
             tree = _source(Path(folder))
             _compile(tree, Path(folder))

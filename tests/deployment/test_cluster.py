@@ -130,8 +130,8 @@ def http(deployed: Cluster) -> Iterator[httpx.Client]:
         yield client
 
 
-def send(http: httpx.Client) -> str:
-    answer = http.post("/v1/jobs", files={"file": ("drum.mp4", CLIP.read_bytes(), "video/mp4")})
+def send(http: httpx.Client, clip: Path = CLIP) -> str:
+    answer = http.post("/v1/jobs", files={"file": (clip.name, clip.read_bytes(), "video/mp4")})
     assert answer.status_code == 202, answer.text
     return answer.json()["id"]
 
@@ -325,22 +325,26 @@ def test_a_promoted_bundle_gets_into_the_model_server_and_a_rollout_that_takes_t
         wait_for("the old version", lambda: all_ready(deployed), 900, every_s=2)
 
 
-def test_a_model_server_that_is_killed_in_the_middle_of_a_job_costs_time_and_no_job(engine, deployed, http):
-    job = send(http)
-    at_work(http, job)
+def test_a_model_server_that_is_killed_in_the_middle_of_a_job_costs_time_and_no_job(engine, deployed, http, long_clip):
     (pod,) = deployed.pods("model-server")
     container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("docker://")
+    job = send(http, long_clip)
+    at_work(http, job)
     engine.docker("kill", "--signal=KILL", container)
     assert has_sound(http, job)
-    wait_for("the model server", lambda: all_ready(deployed), 300, every_s=2)
-    assert deployed.pods("model-server")[0]["status"]["containerStatuses"][0]["restartCount"] >= 1
+
+    def is_back() -> bool:
+        (now,) = deployed.pods("model-server")
+        return now["status"]["containerStatuses"][0]["restartCount"] >= 1 and all_ready(deployed)
+
+    wait_for("the model server", is_back, 300, every_s=2)
 
 
 @pytest.mark.parametrize("name", ["worker", "api-service"])
-def test_a_pod_that_is_evicted_in_the_middle_of_a_job_loses_nothing(deployed, http, name):
-    job = send(http)
-    at_work(http, job)
+def test_a_pod_that_is_evicted_in_the_middle_of_a_job_loses_nothing(deployed, http, name, long_clip):
     gone = deployed.pods(name)[0]["metadata"]["name"]
+    job = send(http, long_clip)
+    at_work(http, job)
     eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": gone, "namespace": NAMESPACE}}
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/{gone}/eviction"
     deployed.kubectl("create", f"--raw={path}", "-f", "-", given=json.dumps(eviction))

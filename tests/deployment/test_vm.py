@@ -125,8 +125,9 @@ def test_a_setting_that_is_taken_out_is_no_longer_in_force(engine, machine, publ
 
 def test_the_firewall_lets_in_the_web_and_ssh_and_nothing_else(engine, machine, deployed):
     address = engine.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", machine.name).strip()
-    machine.sh("(python3 -m http.server 8123 --directory /srv >/dev/null 2>&1 &) ; sleep 1")
-    machine.sh("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8123', timeout=5)\"")
+    machine.sh("python3 -m http.server 8123 --directory /srv >/dev/null 2>&1 &")
+    look = "import urllib.request as u; u.urlopen('http://127.0.0.1:8123', timeout=5); print('there')"
+    wait_for("a server", lambda: "there" in machine.sh(f'python3 -c "{look}"', check=False), 60)
     probe = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)"
     reached = {
         port: subprocess.run(

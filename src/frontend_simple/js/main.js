@@ -367,9 +367,12 @@ async function renewClips() {
   for (const clip of clips.list().filter(({ id, state }) => !TERMINAL.has(state) && id !== store.state.job?.id)) {
     try {
       const { id, filename, state, expires_at } = await api.getJob(clip.id);
-      clips.remember({ id, filename, state, expires_at });
+      const known = clips.find(id); // another tab may have heard of its end, or forgotten it, meanwhile
+      if (known && !TERMINAL.has(known.state)) clips.remember({ id, filename, state, expires_at });
     } catch (error) {
-      if (error.status === 404 || error.status === 410) clips.remember({ id: clip.id, state: "expired" });
+      if ((error.status === 404 || error.status === 410) && clips.find(clip.id)) {
+        clips.remember({ id: clip.id, state: "expired" });
+      }
     }
   }
   view.drawClips(clips.list(), store.state.job?.id);

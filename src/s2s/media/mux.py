@@ -176,6 +176,7 @@ def _duration_field(data: mmap.mmap, start: int, at: int, long_at: int) -> tuple
     """Where the header of a movie or a track says how long it lasts, for struct."""
     return (">Q", data, start + long_at) if data[start] else (">I", data, start + at)
 
+
 @contextmanager
 def _as_file(sound: np.ndarray) -> Iterator[int]:
     """A descriptor of an unnamed file in memory with the samples; nothing is left of it, whatever happens."""

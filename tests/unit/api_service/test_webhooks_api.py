@@ -189,7 +189,7 @@ async def test_receivers_that_hang_hold_up_nobody_else(gateway, config, receiver
 
 
 async def test_an_endless_answer_is_not_read(config, model_server, receiver, clip):
-    config = config.model_copy(update={"webhook_timeout_s": 2.0, "webhook_attempts": 1})
+    config = config.model_copy(update={"webhook_timeout_s": 6.0, "webhook_attempts": 1})
     async with running(config, model_server) as gateway:
         receiver.answers = [receiver.endless_body]
         await told(gateway, await send(gateway, clip, webhook_url=receiver.url), "delivered")
@@ -203,6 +203,8 @@ async def test_a_deleted_job_tells_nobody(gateway, config, clip):
     port = free_port()
     job = await send(gateway, clip, webhook_url=f"http://127.0.0.1:{port}/hook")
     await told(gateway, job, "pending")
+    while 's2s_webhooks_total{outcome="unreachable"}' not in (await gateway.get("/metrics")).text:
+        await asyncio.sleep(0.02)  # until the first try is over
     assert (await gateway.delete(job["links"]["self"])).status_code == 204
     with Receiver(port) as receiver:
         await asyncio.sleep(2.0)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
 from hypothesis import strategies as st
 from tests.clips import click_near, clicks, film
 from typer.testing import CliRunner
@@ -46,7 +46,8 @@ def piece(video: Path, name: str = "", **changes) -> Piece:
     return replace(made, **changes)
 
 
-@given(
+@hypothesis.settings(deadline=None)
+@hypothesis.given(
     rows=st.lists(st.tuples(st.integers(0, 6), st.sampled_from([*SPLITS, None])), max_size=40), seed=st.integers(0, 5)
 )
 def test_no_source_video_is_in_two_splits_and_no_test_clip_in_training(rows, seed):
@@ -210,7 +211,8 @@ def test_the_published_recipe_loops_short_clips_to_215_frames_and_ten_seconds(tm
     assert [round(click_near(sound, at, 22_050), 2) for at in (0.5, 3.5, 6.5, 9.5)] == [0.5, 3.5, 6.5, 9.5]
 
 
-@given(
+@hypothesis.settings(deadline=None)
+@hypothesis.given(
     st.lists(st.floats(0, 60), max_size=60).map(lambda times: np.array(sorted(times))),
     st.sampled_from([2.0, 6.0, 10.0]),
 )

@@ -24,7 +24,7 @@ def test_stages_add_up_over_runs_and_failures_and_with_the_processes_they_start(
         time.sleep(0.3)
     again = costs_of(tmp_path)
     assert list(again) == ["renders", "timing"]
-    assert again["renders"]["wall_s"] >= first["wall_s"] + 0.3
+    assert again["renders"]["wall_s"] > first["wall_s"] + 0.25  # both are rounded to tenths
     assert again["renders"]["cpu_s"] >= first["cpu_s"]
     assert again["timing"]["wall_s"] >= 0.3
     assert costs_in_words(tmp_path).splitlines()[-1].startswith("together")

@@ -340,10 +340,10 @@ def test_progress_counts_samples_and_other_threads_may_look():
 
     onlooker = threading.Thread(target=look)
     onlooker.start()
-    sampler.generate(_mel(config, 2, 400), _noise(config, 2, 400), on_samples=seen.append)
+    sampler.generate(_mel(config, 2, 4000), _noise(config, 2, 4000), on_samples=seen.append)
     done.set()
     onlooker.join()
-    assert seen[-1] == sampler.done == 2 * 400 * config.hop_length
+    assert seen[-1] == sampler.done == 2 * 4000 * config.hop_length
     assert seen == sorted(seen)
     assert len(set(looks)) > 3  # the loop ran without holding up Python
 
