@@ -115,6 +115,8 @@ class BundleManifest(BaseModel):
     clip: ClipSpecField = ClipSpec()
     feature_rule: Literal["native", "published"] = Field(
         "native", description="how frames become feature rows; published: s2s.flow's, one frame ahead")
+    published_flow: Literal["dis", "tvl1"] = Field(
+        "dis", description="flow of the published rule; dis stands in for tvl1, which takes 4 s a frame")
     categories: tuple[str, ...] = Field((), description="kinds of sound that the bundle tells apart, in network order")
     default_vocoder: Literal["wavenet", "griffinlim"] = "griffinlim"
     licence: str
@@ -210,11 +212,12 @@ def import_published(out: Path | str, *, name: str, regnet: Path | None = None, 
                      wavenet: Path | None = None, tsn_rgb: Path | None = None, tsn_flow: Path | None = None,
                      categories: tuple[str, ...] = (), wavenet_stacks: int = 4,
                      licence: str = "unknown: ask the authors of the weights",
-                     trained_on: tuple[Source, ...] = ()) -> BundleManifest:
+                     trained_on: tuple[Source, ...] = (), tvl1: bool = False) -> BundleManifest:
     """Published checkpoints (REGNET netG and netD, r9y9 WaveNet, BN-Inception or tsn-pytorch) -> a bundle at `out`.
 
-    Sizes are read from the tensors' shapes; `wavenet_stacks` is not in them. Raises ArtifactError for a file that is
-    not such a checkpoint, or whose pickle asks for more than tensors and plain values.
+    Sizes are read from the tensors' shapes; `wavenet_stacks` is not in them. tvl1: flow as published, see
+    `s2s.flow.pair_flow`. Raises ArtifactError for a file that is not such a checkpoint, or whose pickle asks for more
+    than tensors and plain values.
     """
     from s2s import published  # only this needs it
 
@@ -236,7 +239,8 @@ def import_published(out: Path | str, *, name: str, regnet: Path | None = None, 
     if not networks:
         raise ArtifactError("Nothing to import.", hint="Name at least one checkpoint.")
     manifest = BundleManifest(
-        name=name, clip=PUBLISHED_CLIP, feature_rule="published", categories=categories, licence=licence,
+        name=name, clip=PUBLISHED_CLIP, feature_rule="published", published_flow="tvl1" if tvl1 else "dis",
+        categories=categories, licence=licence,
         default_vocoder="wavenet" if wavenet else "griffinlim", trained_on=trained_on, notes=" ".join(notes),
     )
     return save_bundle(out, manifest, networks)

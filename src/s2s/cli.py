@@ -508,6 +508,9 @@ def bundle_import(
     tsn_rgb: Annotated[Path | None, typer.Option(help="bn_inception or tsn-pytorch checkpoint, RGB.")] = None,
     tsn_flow: Annotated[Path | None, typer.Option(help="The same for flow; a 3-channel file is converted.")] = None,
     category: Annotated[list[str] | None, typer.Option(help="Kind of sound the weights know; may be repeated.")] = None,
+    tvl1: Annotated[
+        bool, typer.Option("--tvl1", help="Flow as published, 4 s a frame; needs opencv-contrib-python-headless.")
+    ] = False,
 ) -> None:
     """Turn published checkpoints into a bundle. Files that hold more than tensors are refused, never run."""
     from s2s.bundle import import_published
@@ -521,6 +524,7 @@ def bundle_import(
         tsn_rgb=tsn_rgb,
         tsn_flow=tsn_flow,
         categories=tuple(category or ()),
+        tvl1=tvl1,
     )
     told = f"{out_folder}: {', '.join(manifest.networks)}. {manifest.notes}"
     out.print(escape(told), highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -172,7 +173,7 @@ def watch(
             push_flow(extractor.take_flow())
             for tick in frame.rgb_ticks if frame.rgb is not None else ():
                 if published:
-                    _push_published(frame.rgb, previous, push, rgb, flow)
+                    _push_published(frame.rgb, previous, push, rgb, flow, bundle.manifest.published_flow)
                     previous = frame.rgb
                 elif rgb is not None:
                     push(rgb, frame.rgb)
@@ -234,6 +235,7 @@ def _push_published(
     push: Callable[[TsnStream, np.ndarray], None],
     rgb: TsnStream | None,
     flow: TsnStream | None,
+    method: Literal["dis", "tvl1"],
 ) -> None:
     """The published rule: row r sees frame r + 1 and the flow from frame r to it; the last row stays zero."""
     if previous is None:
@@ -242,7 +244,7 @@ def _push_published(
         push(rgb, through_jpeg(picture))
     if flow is not None:
         grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (previous, picture)]
-        push(flow, flow_image(pair_flow(*grey)))
+        push(flow, flow_image(pair_flow(*grey, method)))
 
 
 def _to_length(features: np.ndarray, n_frames: int) -> np.ndarray:

@@ -19,8 +19,9 @@ import numpy as np
 from s2s.spec import TIMING_RATE
 
 N_CELLS = 48
-FEATURES_VERSION = 1  # raised when the same frames give other features: caches are then measured anew
+FEATURES_VERSION = 2  # raised when the same frames give other features: caches are then measured anew
 WORK_AREA_PX = 14_400  # flow at a higher resolution placed events no better
+LEAST_SIDE_PX = 32  # of a lower picture OpenCV's DIS flow reads outside of its pyramids, and crashes
 MIN_INTERVAL_S = 0.015  # frames closer than this (above 60 fps) are passed over
 MAX_INTERVAL_S = 0.2  # after a longer pause the picture changed at the end of the pause, not all along it
 MAX_REPEAT_S = 0.12  # a picture repeated for longer is a still scene, not a dropped frame
@@ -73,9 +74,9 @@ class MotionFeatures:
 def work_size(height: int, width: int) -> tuple[int, int]:
     """Size (h, w) of the picture that flow is computed on: about 14,400 px, aspect kept; a picture near that stays."""
     scale = math.sqrt(WORK_AREA_PX / (height * width))
-    if 0.85 < scale < 1.15:
+    if 0.85 < scale < 1.15 and min(height, width) >= LEAST_SIDE_PX:
         return height, width
-    return max(32, round(height * scale)), max(32, round(width * scale))
+    return max(LEAST_SIDE_PX, round(height * scale)), max(LEAST_SIDE_PX, round(width * scale))
 
 
 def cell_grid(height: int, width: int) -> tuple[int, int]:
@@ -116,8 +117,9 @@ class MotionExtractor:
         )
         if repeated and interval_s < MAX_REPEAT_S:
             return  # the next frame's motion then spans both intervals, at its true speed
-        start_s = max(self._previous_s, time_s - MAX_INTERVAL_S)
-        if start_s > self._previous_s:
+        start_s = self._previous_s
+        if interval_s > MAX_INTERVAL_S + 0.02:  # else what stands still is shorter than a tick
+            start_s = time_s - MAX_INTERVAL_S
             self._add_still(self._previous_s, start_s)
         if repeated:
             self._add_still(start_s, time_s)

@@ -27,11 +27,13 @@ from s2s.features import Seen, watch
 from s2s.media.audio import finish, mix, read_audio
 from s2s.media.mux import add_sound, check_output
 from s2s.media.probe import MediaInfo, probe
+from s2s.regnet.grain import OverlappingNoise
 from s2s.timing.detect import find_events
 from s2s.vocode import METHODS, vocode
 
 WINDOW_S = 20.0  # of feature frames that RegNet sees at once
 OVERLAP_S = 2.0  # shared by two windows and cross-faded
+LONGEST_PUBLISHED_S = 10.0
 TARGET_PEAK = 0.7  # full scale is 1; what a listener expects of a finished sound
 LARGEST_RISE = 10.0  # 20 dB: more would lift the noise under a faint sound into a hiss
 ROOM_TONE_NOTE = "No event was found in the picture; the sound is quiet room tone."
@@ -118,6 +120,7 @@ class SoundGenerator:
             events = [event for event in events if event.time_s < info.duration_s]
         with clock.stage(Stage.MEL):
             mel = self._predict_mel(seen, events, kinds, category, options.seed, should_stop)
+        n_frames = len(seen.visual)
         del seen  # 80 MB for ten minutes
         with clock.stage(Stage.VOCODE):
             waveform = vocode(
@@ -129,6 +132,7 @@ class SoundGenerator:
                 should_stop=should_stop,
             )
         rate = self._clip.mel.sample_rate
+        waveform = _in_time(waveform, round(n_frames / self._clip.video_rate * rate), rate)
         placed = options.events is not None or self._bundle.networks.get("timing") is not None
         if events or not placed:
             waveform = _levelled(waveform)
@@ -242,11 +246,12 @@ class SoundGenerator:
             z = torch.randn(regnet.config.z_dim, generator=torch.Generator().manual_seed(seed)).numpy()
         mel = np.zeros((clip.mel.n_mels, clip.n_mel_frames(n_frames)), np.float32)
         window, overlap = (round(seconds * float(clip.video_rate)) for seconds in (WINDOW_S, OVERLAP_S))
+        rng = np.random.Generator(np.random.Philox(key=seed % 2**64))
+        noise = OverlappingNoise(rng, overlap * clip.mel_per_frame, clip.mel)
         for start, end in _windows(n_frames, window, overlap):
             if should_stop():
                 raise Canceled("The work was canceled.")
             told = None if conditions is None else conditions[start:end]
-            noise = np.random.Generator(np.random.Philox(key=seed % 2**64 + (start << 64)))
             part = regnet.draw_mel(seen.visual[start:end], z, told, noise, clip.mel)
             fade = np.ones(part.shape[1], np.float32)
             if start:
@@ -294,6 +299,16 @@ def _windows(n: int, window: int, overlap: int) -> Iterator[tuple[int, int]]:
             return
         yield start, end
         start = end - overlap
+
+
+def _in_time(waveform: np.ndarray, n: int, rate: int) -> np.ndarray:
+    """As long as its frames were to be seen, n samples. Published weights have 86 mel frames a second of picture, which
+    play in 0.9985 s: nothing in the ten seconds they were made for, a second in ten minutes."""
+    if len(waveform) == n or n <= LONGEST_PUBLISHED_S * rate:
+        return waveform
+    import librosa  # costs a second
+
+    return librosa.resample(waveform, orig_sr=len(waveform), target_sr=n, res_type="soxr_hq")
 
 
 def _levelled(waveform: np.ndarray) -> np.ndarray:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from tests.clips import film
+from tests.published import write_published_files
 from tests.tiny import make_tiny_bundle
 
 from s2s import features as features_module
-from s2s.bundle import Bundle, load_bundle
+from s2s.bundle import Bundle, import_published, load_bundle
 from s2s.config import settings
 from s2s.errors import Canceled
 from s2s.events import Progress, Stage
@@ -102,6 +103,21 @@ def test_looking_stops_when_asked(bundle: Bundle, info: MediaInfo):
 
     with pytest.raises(Canceled):
         watch(info, bundle, limits=LIMITS, should_stop=should_stop)
+
+
+@pytest.mark.parametrize("method", ["dis", "tvl1"])
+def test_imported_weights_see_the_flow_that_their_bundle_asks_for(tmp_path, info: MediaInfo, monkeypatch, method):
+    files, asked = write_published_files(tmp_path / "files"), []
+    streams = {role: files[role] for role in ("tsn_rgb", "tsn_flow")}
+    import_published(tmp_path / "b", name="x", tvl1=method == "tvl1", **streams)
+
+    def flow(earlier: np.ndarray, later: np.ndarray, method: str) -> np.ndarray:
+        asked.append(method)
+        return np.zeros((*earlier.shape, 2), np.float32)
+
+    monkeypatch.setattr(features_module, "pair_flow", flow)
+    watch(info, load_bundle(tmp_path / "b"), limits=LIMITS)
+    assert set(asked) == {method}
 
 
 def test_a_stream_reader_works_on_the_device_it_is_given(monkeypatch):

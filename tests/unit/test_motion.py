@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from s2s.media.video import grey_size
 from s2s.motion import (
     CELL_CHANNELS,
     GLOBAL_CHANNELS,
@@ -127,6 +128,31 @@ def test_portrait_and_landscape_have_as_many_cells():
         assert w / h == pytest.approx(size[1] / size[0], rel=0.05)
     tall = scenery(320, 180)
     assert extract(((k / 30, np.roll(tall, k, 0)) for k in range(30)), 1.0).cells.shape[1] == N_CELLS
+
+
+@pytest.mark.parametrize("aspect", [15, 16, 20, 28, 31, 60, 256])
+def test_a_banner_has_features_too(aspect):
+    """A picture less than 32 px high crashes OpenCV's DIS flow, and the process with it."""
+    for size in (grey_size(64 * aspect, 64), grey_size(64, 64 * aspect)):
+        assert min(work_size(*size)) >= 32
+        picture = scenery(*size)
+        motion = extract(((k / 25, np.roll(picture, k, 1)) for k in range(4)), 0.2)
+        assert np.isfinite(motion.cells).all()
+
+
+@pytest.mark.parametrize("rate", [4.6, 4.8, 5.0, 6.0])
+def test_steady_motion_at_few_frames_a_second_is_steady(rate):
+    """No interval is taken for a pause and a jump, of which a timing net would make an event."""
+    still, thing = scenery(), scenery(60, 60, seed=1)
+
+    def frame(k: int) -> np.ndarray:
+        picture = still.copy()
+        picture[60:120, 20 + 4 * k : 80 + 4 * k] = thing
+        return picture
+
+    motion = extract(((k / rate, frame(k)) for k in range(int(8 * rate))), 8.0)
+    inside = motion.activity[50:350]
+    assert inside.min() > 0.2 * np.median(inside)
 
 
 def test_features_are_the_same_however_often_they_are_made():

@@ -17,7 +17,8 @@ from s2s.config import settings
 from s2s.errors import ArtifactError, Canceled, InputError
 from s2s.events import Stage
 from s2s.media.audio import read_audio
-from s2s.pipeline import MOVED_OUT_NOTE, ROOM_TONE_NOTE, Moment, Options, SoundGenerator, _windows
+from s2s.pipeline import MOVED_OUT_NOTE, ROOM_TONE_NOTE, Moment, Options, SoundGenerator, _in_time, _windows
+from s2s.spec import PUBLISHED_CLIP
 
 LIMITS = settings().cli_limits
 
@@ -192,6 +193,23 @@ def test_windows_cover_the_clip_and_their_fades_sum_to_one(n):
             fade[-overlap:] = np.linspace(1, 0, overlap)
         weight[start:end] += fade
     assert np.allclose(weight, 1)
+
+
+@pytest.mark.parametrize(("seconds", "late_s"), [(9.5, 0.0), (119.4, 0.184)])
+def test_published_weights_do_not_run_ahead_of_a_long_clip(seconds, late_s):
+    """Their 86 mel frames a second of picture play in 0.9985 s, and only ten seconds may be left as they were."""
+    n_frames = PUBLISHED_CLIP.n_frames(seconds)
+    rate, hop = PUBLISHED_CLIP.mel.sample_rate, PUBLISHED_CLIP.mel.hop_length
+    sound = np.zeros(PUBLISHED_CLIP.n_mel_frames(n_frames) * hop, np.float32)
+    click = PUBLISHED_CLIP.n_mel_frames(n_frames - 3) * hop
+    sound[click] = 1
+    heard = _in_time(sound, round(n_frames / PUBLISHED_CLIP.video_rate * rate), rate)
+    assert np.abs(heard).argmax() / rate - click / rate == pytest.approx(late_s, abs=0.005)
+
+
+def test_a_banner_gets_its_sound(generator, tmp_path):
+    banner = film(tmp_path / "banner.mp4", seconds=1, rate="25", size="1024x64")
+    assert len(generator.generate(banner, limits=LIMITS).waveform) == 22_050
 
 
 def test_a_bundle_without_a_timing_net_tells_the_onsets_of_its_sound(bundle, clip, tmp_path, monkeypatch):

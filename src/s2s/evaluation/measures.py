@@ -33,9 +33,11 @@ def placement(reference_s: np.ndarray, onsets_s: np.ndarray, motion_s: np.ndarra
 
 
 def onset_ap(reference_s: np.ndarray, onsets_s: np.ndarray, waveform: np.ndarray) -> float:
-    """Average precision of onsets ranked by their strength, 0.1 s around each true one (CondFoleyGen, Du et al. 2023).
+    """Average precision of onsets ranked by their strength, 0.1 s around each true one.
 
     The mean over the true onsets of the precision at the rank where each was found; 0 for one that was not found.
+    After CondFoleyGen (Du et al. 2023) and not comparable with its figures: there an onset that was not found costs
+    nothing, matches are made in the order of time, and onsets are ranked by the peak of the waveform.
     """
     if not len(reference_s):
         return float("nan")
@@ -58,7 +60,11 @@ def onset_confidence(onsets_s: np.ndarray, waveform: np.ndarray) -> np.ndarray:
 
 
 def av_align(onsets_s: np.ndarray, motion_s: np.ndarray) -> float:
-    """Intersection over union of onsets and peaks of motion, 0.1 s apart at most (AV-Align, Yariv et al. 2023)."""
+    """Intersection over union of onsets and peaks of motion, 0.1 s apart at most.
+
+    After AV-Align (Yariv et al. 2023) and not comparable with its figures: there it is one frame at most, and every
+    local maximum of the motion counts.
+    """
     if not len(onsets_s) and not len(motion_s):
         return 1.0
     if not len(onsets_s) or not len(motion_s):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s2s.regnet.config import RegNetConfig
-from s2s.regnet.grain import grain, of_noise
+from s2s.regnet.grain import OverlappingNoise, grain, of_noise
 from s2s.spec import MelSpec
 
 MEL_PER_FRAME = 4  # two transposed convolutions of stride 2
@@ -232,7 +232,8 @@ class Generator(nn.Module):
 
     @torch.inference_mode()
     def draw_mel(
-        self, visual: np.ndarray, z: np.ndarray, condition: np.ndarray | None, noise: np.random.Generator, spec: MelSpec
+        self, visual: np.ndarray, z: np.ndarray, condition: np.ndarray | None,
+        noise: np.random.Generator | OverlappingNoise, spec: MelSpec,
     ) -> np.ndarray:
         """One clip, float32 (T, visual_dim), (z_dim,), (T, condition_dim) -> float32 (n_mels, 4T), with its grain."""
         device = self.encoder.BiLSTM_proj.weight.device

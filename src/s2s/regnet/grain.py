@@ -16,13 +16,35 @@ from s2s.mel import mel_spectrogram
 from s2s.spec import MelSpec
 
 
-def grain(n_frames: int, rng: np.random.Generator, spec: MelSpec = MelSpec()) -> np.ndarray:
+class OverlappingNoise:
+    """The noise of a clip whose grain is drawn window by window: in what two windows share it is the same.
+
+    Two that differ would average out where the windows cross-fade.
+    """
+
+    def __init__(self, rng: np.random.Generator, overlap: int, spec: MelSpec):
+        """overlap: frames that a window shares with the one before it."""
+        self._rng, self._tail = rng, np.zeros(0, np.float32)
+        self._shared = (overlap + 2 * _margin(spec)) * spec.hop_length
+
+    def standard_normal(self, n: int, dtype: type = np.float32) -> np.ndarray:
+        numbers = np.concatenate([self._tail, self._rng.standard_normal(n - len(self._tail), dtype=dtype)])
+        self._tail = numbers[len(numbers) - self._shared :]
+        return numbers
+
+
+def grain(n_frames: int, rng: np.random.Generator | OverlappingNoise, spec: MelSpec = MelSpec()) -> np.ndarray:
     """float32 (n_mels, n_frames): median 0 and mean absolute value 1 in each bin."""
-    margin = spec.n_fft // spec.hop_length  # frames that hear the ends
+    margin = _margin(spec)
     noise = 0.1 * rng.standard_normal((n_frames + 2 * margin) * spec.hop_length, dtype=np.float32)
     log_mel = mel_spectrogram(noise, spec)[:, margin : margin + n_frames]
     median, scale = of_noise(spec)
     return ((log_mel - median) / scale).astype(np.float32)
+
+
+def _margin(spec: MelSpec) -> int:
+    """Frames that hear the ends of the noise, on either side."""
+    return spec.n_fft // spec.hop_length
 
 
 def grain_step(spec: MelSpec = MelSpec()) -> np.ndarray:

@@ -28,7 +28,9 @@ from s2s.synth.scenes_strike import strike_picture
 from s2s.synth.scenes_textures import Rng, colour, pick
 from s2s.synth.script import KINDS, MATERIALS, ScriptedEvent
 
-SPLITS = ("train", "val", "test")  # val: other clips of the training factors; test: factors never seen in training
+# val: other clips of the training factors; test: backgrounds, surfaces and hues that training never shows, new movers
+# and a part of the old ones
+SPLITS = ("train", "val", "test")
 
 PICTURES = {  # ways to show a kind, with their shares
     "drum": ((strike_picture, 1.0),),

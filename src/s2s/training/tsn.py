@@ -242,10 +242,10 @@ def _restyled(picture: np.ndarray, style: _Style) -> np.ndarray:
 @torch.inference_mode()
 def stream_accuracy(stream: TsnStream, clips: Sequence[SeenClip]) -> float:
     """Share of clips whose kind the stream names, by consensus over every fourth frame."""
-    hits = 0
+    hits, device = 0, next(stream.parameters()).device
     for seen in clips:
         pictures = seen.flow.astype(np.float32) if stream.config.modality == "flow" else seen.rgb
-        stacked = stack_frames(stream_images(list(pictures), stream.config), stream.config)[::4]
+        stacked = stack_frames(stream_images(list(pictures), stream.config), stream.config)[::4].to(device)
         hits += int(stream.class_logits(stream.features(stacked)).mean(0).argmax()) == seen.kind
     return hits / max(1, len(clips))
 

@@ -6,8 +6,9 @@ import torch
 
 from s2s.mel import mel_spectrogram
 from s2s.regnet import Generator, RegNetConfig
-from s2s.regnet.grain import grain, grain_step, of_noise
+from s2s.regnet.grain import OverlappingNoise, grain, grain_step, of_noise
 from s2s.regnet.losses import spread_loss
+from s2s.spec import MelSpec
 
 
 def test_it_is_of_median_0_and_mean_1_in_every_bin_and_skewed_as_noise_is():
@@ -18,6 +19,16 @@ def test_it_is_of_median_0_and_mean_1_in_every_bin_and_skewed_as_noise_is():
     assert np.abs(drawn).mean(axis=1) == pytest.approx(1, abs=0.1)
     deepest, highest = np.quantile(drawn[:10], (0.01, 0.99))
     assert -deepest > 1.2 * highest, "low bins fall further than they rise: the logarithm of power"
+
+
+def test_windows_that_overlap_share_their_grain():
+    """Else it would average out where they cross-fade."""
+    noise = OverlappingNoise(np.random.default_rng(4), 20, MelSpec())
+    first, second, third = (grain(n, noise) for n in (100, 60, 21))
+    assert np.allclose(first[:, -20:], second[:, :20], atol=1e-4)
+    assert np.allclose(second[:, -20:], third[:, :20], atol=1e-4)
+    assert np.array_equal(first, grain(100, np.random.default_rng(4)))
+    assert np.abs(second[:, 20:40] - first[:, 20:40]).mean() > 0.5
 
 
 def test_it_hangs_together_in_time_like_noise_does():

@@ -6,8 +6,9 @@ import torch
 
 from s2s.events import SoundEvent
 from s2s.training import tsn
-from s2s.training.tsn import FLOW_PX, RGB_PX, SeenClip, StreamTrainConfig, train_stream
+from s2s.training.tsn import FLOW_PX, RGB_PX, SeenClip, StreamTrainConfig, stream_accuracy, train_stream
 from s2s.tsn.config import small_flow, small_rgb
+from s2s.tsn.tsn import TsnStream, build_stream
 
 KINDS = ("drum", "bell")
 
@@ -42,3 +43,16 @@ def test_a_stream_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypa
     resumed = train_stream(config, clips, tmp_path / "stopped")
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_accuracy_is_measured_where_the_stream_is(monkeypatch):
+    stream, devices = build_stream(small_rgb(KINDS)).eval().to("meta"), []
+
+    def features(self: TsnStream, inputs: torch.Tensor) -> torch.Tensor:
+        devices.append(inputs.device.type)
+        return inputs
+
+    monkeypatch.setattr(TsnStream, "features", features)
+    monkeypatch.setattr(TsnStream, "class_logits", lambda self, rows: torch.zeros(3, len(KINDS)))
+    assert stream_accuracy(stream, [seen(0), seen(1)]) == 0.5
+    assert devices == ["meta", "meta"]
