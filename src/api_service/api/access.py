@@ -173,21 +173,17 @@ class Gatekeeper:
         raise InputError("An API key is required.", code="key_required", hint="Send `Authorization: Bearer s2s_...`.")
 
     def welcome(self, request: Request, response: Response) -> str:
-        """Gives a browser its cookie unless it has one. Returns the visitor's id."""
-        visitor = self._signer.visitor(request.cookies.get(COOKIE, ""))
-        if visitor is None:
-            visitor = secrets.token_hex(16)
-            path = request.scope.get("root_path", "") or "/"
-            secure = request.url.scheme == "https"
-            response.set_cookie(
-                COOKIE,
-                self._signer.cookie(visitor),
-                COOKIE_AGE_S,
-                path=path,
-                secure=secure,
-                httponly=True,
-                samesite="lax",
-            )
+        """Gives a browser its cookie, or the same one for another while. Returns the visitor's id."""
+        visitor = self._signer.visitor(request.cookies.get(COOKIE, "")) or secrets.token_hex(16)
+        response.set_cookie(
+            COOKIE,
+            self._signer.cookie(visitor),
+            COOKIE_AGE_S,
+            path=request.scope.get("root_path", "") or "/",
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="lax",
+        )
         return visitor
 
     def _refuse_other_sites(self, request: Request) -> None:

@@ -9,6 +9,7 @@ import secrets
 import time
 import uuid
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +106,7 @@ class Service:
         """The blob is there; now the row. Where there may be one although nobody told us, the blob stays: the sweep
         takes it if there is none."""
         try:
-            job = await self.store.create(job_id, **values)
+            job = await self.store.create(job_id, fits=partial(self.admission.fits, values["owner"]), **values)
         except BaseException as exc:
             unheard = isinstance(exc, DatabaseAway) and not self._embedded
             if not unheard and not isinstance(exc, asyncio.CancelledError):

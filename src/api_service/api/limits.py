@@ -61,12 +61,17 @@ class Admission:
         return {"RateLimit-Policy": policy, "RateLimit": f'"uploads";r={limit - len(times)};t={reset_s}'}
 
     async def quotas(self, caller: Caller) -> None:
-        """Raises UpstreamError queue_full or storage_full."""
-        if await self._store.waiting() >= self._config.max_queued:
+        """Before anything is received. Raises UpstreamError queue_full or storage_full."""
+        waiting, of_owner = await self._store.waiting(), await self._store.waiting(caller.owner)
+        self.fits(caller.owner, waiting, of_owner, await self._store.stored_bytes())
+
+    def fits(self, owner: str, waiting: int, of_owner: int, stored_bytes: int) -> None:
+        """Whether one more may come to so many that are there. Raises UpstreamError queue_full or storage_full."""
+        if waiting >= self._config.max_queued:
             raise UpstreamError("Too many jobs are waiting.", code="queue_full", hint="Try again in a while.")
-        if caller.owner and await self._store.waiting(caller.owner) >= self._config.max_queued_per_owner:
+        if owner and of_owner >= self._config.max_queued_per_owner:
             raise UpstreamError("Too many of your jobs are waiting.", code="queue_full", hint="Wait for one of them.")
-        if await self._store.stored_bytes() >= self._config.storage_bytes:
+        if stored_bytes >= self._config.storage_bytes:
             raise storage_full()
 
     @contextmanager

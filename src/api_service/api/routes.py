@@ -372,6 +372,8 @@ async def _events(service: Service, job: Job, seen: int | None, root: str) -> As
                 if (where := {"position": shown.queue_position, "eta_s": shown.eta_s}) != told_queue:
                     told_queue = where
                     yield _sse("queued", where)
+            else:
+                told_queue = None
             if time.monotonic() - ping_s > SSE_PING_S:
                 ping_s = time.monotonic()
                 yield KEEPALIVE_COMMENT

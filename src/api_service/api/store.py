@@ -165,6 +165,7 @@ BY_ID, BY_KEY, BY_SHARE = (
     for column in (jobs.c.id, jobs.c.idempotency_key, jobs.c.share_hash)
 )
 STANDING = _standing()
+QUOTA_LOCK = 0x533254  # of PostgreSQL's advisory locks: one job at a time is counted and comes in
 WAITING = select(func.count()).where(jobs.c.state == State.QUEUED)
 WAITING_OF = WAITING.where(jobs.c.owner == bindparam("owner"))
 STORED = select(func.coalesce(func.sum(jobs.c.stored_bytes), 0))
@@ -196,8 +197,12 @@ class JobStore:
         stored_bytes: int,
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
+        fits: Callable[[int, int, int], None] = lambda waiting, of_owner, stored_bytes: None,
     ) -> Job:
-        """A waiting job; or the earlier one, under its own id, that was made with the same `idempotency_key`."""
+        """A waiting job; or the earlier one, under its own id, that was made with the same `idempotency_key`.
+
+        `fits` is told what there is without it, and may raise; nobody else's job comes in between.
+        """
         values = {
             "id": job_id,
             "owner": owner,
@@ -211,8 +216,17 @@ class JobStore:
             "not_before": NOW,
         }
         made = insert(jobs).values(values).returning(jobs)
+
+        def add(db: Connection) -> Any:
+            if db.dialect.name == "postgresql":  # SQLite has one writer anyway
+                db.execute(select(func.pg_advisory_xact_lock(QUOTA_LOCK)))
+            row = db.execute(made).one()
+            of_owner = db.scalar(WAITING_OF, {"owner": owner})
+            fits(db.scalar(WAITING) - 1, of_owner - 1, int(db.scalar(STORED)) - stored_bytes)
+            return row
+
         try:
-            row = await self._write(lambda db: db.execute(made).one())
+            row = await self._write(add)
         except IntegrityError:
             if idempotency_key is None or (earlier := await self.by_key(idempotency_key)) is None:
                 raise

@@ -123,7 +123,8 @@ export function createJob(file, wishes, key, onSent, signal) {
       reject(new ApiError(request.status,
         problemFrom(request.status, request.responseText, request.getResponseHeader("x-request-id"))));
     };
-    request.onerror = () => reject(unreachable());
+    request.onerror = () => file.slice(0, 1).arrayBuffer().then(() => reject(unreachable()),
+      () => reject(new ApiError(0, { code: "unreadable", title: "", detail: "", hint: "" }))); // changed since it was chosen
     request.onabort = () => reject(new DOMException("stopped", "AbortError"));
     signal.addEventListener("abort", () => request.abort(), { once: true });
     request.send(form);

@@ -2,6 +2,7 @@
 
 const BOXES = ["ftyp", "moov", "mdat", "wide", "free", "skip", "pnot"]; // first box of MP4 and old QuickTime files
 const WAIT_MS = 8000;
+const SLACK_S = 1; // the sound may last longer than the picture, which is all that the server measures
 
 /** File -> true when its first bytes are those of MP4, MOV or WebM. */
 async function looksLikeVideo(file) {
@@ -21,7 +22,8 @@ function readMetadata(url) {
       resolve(facts);
     };
     const timer = setTimeout(() => done(null), WAIT_MS);
-    const read = () => done({ duration_s: probe.duration, width: probe.videoWidth, height: probe.videoHeight });
+    const read = () => done(probe.videoWidth // without: no picture, or one that this browser cannot show beside its sound
+      ? { duration_s: probe.duration, width: probe.videoWidth, height: probe.videoHeight } : null);
     probe.preload = "metadata";
     probe.muted = true;
     probe.onerror = () => done(null);
@@ -40,9 +42,8 @@ export function firstBrokenLimit(facts, limits) {
   if (!facts.video) return { code: "not_a_video" };
   if (limits && facts.bytes > limits.max_bytes) return { code: "too_large", bytes: facts.bytes };
   if (!facts.playable) return null; // the server can often read what this browser cannot
-  if (!facts.width) return { code: "no_video_track" };
   if (!limits) return null;
-  if (facts.duration_s > limits.max_duration_s) return { code: "too_long", duration_s: facts.duration_s };
+  if (facts.duration_s > limits.max_duration_s + SLACK_S) return { code: "too_long", duration_s: facts.duration_s };
   if (facts.duration_s < limits.min_duration_s) return { code: "too_short", duration_s: facts.duration_s };
   if (Math.max(facts.width, facts.height) > limits.max_long_side_px) {
     return { code: "picture_too_large", width: facts.width, height: facts.height };

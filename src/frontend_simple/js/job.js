@@ -50,7 +50,8 @@ const transitions = {
   }),
   sent: (state, { key, loaded, total }) =>
     state.phase === "uploading" && state.key === key ? { ...state, upload: { loaded, total } } : state,
-  uploadStopped: (state) => ({ ...state, phase: state.facts ? "ready" : "idle", upload: null }),
+  uploadStopped: (state) =>
+    state.phase === "uploading" ? { ...state, phase: state.facts ? "ready" : "idle", upload: null } : state,
   uploadFailed: (state, { problem }) => ({ ...state, phase: "failed", problem, upload: null }),
 
   asking: (state, { parent, wishes }) => ({

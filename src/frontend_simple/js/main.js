@@ -21,6 +21,9 @@ const view = createView({
 });
 const listening = createListening(view.video);
 
+const LIMITS_WITHIN_MS = 3000;
+const RENEW_EVERY_MS = 30_000;
+
 let preview = null; // object URL of the chosen file
 let stopUpload = null;
 let stopFollowing = () => {};
@@ -35,7 +38,7 @@ async function choose(file) {
   setAddress("");
   preview = URL.createObjectURL(file);
   store.send("chose", { file });
-  await limitsKnown;
+  await Promise.race([limitsKnown, new Promise((go) => setTimeout(go, LIMITS_WITHIN_MS))]); // else the server checks
   const { facts, refusal } = await checkFile(file, preview, store.state.limits);
   if (store.state.file !== file) return;
   store.send("checked", { file, facts, refusal });
@@ -45,6 +48,7 @@ async function choose(file) {
 function leaveJob() {
   stopFollowing();
   stopListening?.abort();
+  asking = null; // whoever leaves need not wait for its answer
   view.show(null);
   listening.show();
   if (preview) URL.revokeObjectURL(preview);
@@ -113,21 +117,23 @@ async function requestCancel(id) {
   store.send("canceling");
   try {
     const job = await api.cancelJob(id);
-    if (job?.state) store.send("heard", { job });
+    if (job?.state && store.state.job?.id === id) store.send("heard", { job });
   } catch (error) {
+    if (store.state.job?.id !== id) return; // the person went on to something else
     if (error.status === 0) store.send("connection", { connected: false });
     follow(id); // whatever came of it, the job itself knows
   }
 }
 
 /**
- * After an upload whose answer was lost the same key is sent again, so that one press never makes two jobs. What was
+ * After an upload that gave no job the same key is sent again, so that one press never makes two jobs: the answer may
+ * have been lost, or a proxy's. What was
  * made from a clip that the server has is asked for again; a job without its file in this tab too.
  */
 function retry() {
-  const { problem, key, ask, job, file } = store.state;
+  const { key, ask, job, file } = store.state;
   if (ask) return askForRetake(ask.parent, ask.wishes);
-  if (file) return generate(problem?.code === "unreachable" ? key : undefined);
+  if (file) return generate(job ? undefined : key ?? undefined);
   return askForRetake(job, wishesOf(job, editsOf(job)));
 }
 
@@ -137,12 +143,12 @@ const anotherTake = () => {
 };
 const render = () => askForRetake(store.state.job, wishesOf(store.state.job, store.state.edits));
 
-let asking = false;
+let asking = null; // the request for another sound that is under way
 
 /** Another sound for a clip that the server has. Where it has it no longer, the clip is sent once more. */
 async function askForRetake(parent, wishes) {
   if (asking || stopUpload) return;
-  asking = true;
+  const mine = asking = {};
   stopFollowing();
   stopListening?.abort();
   store.send("asking", { parent, wishes });
@@ -159,7 +165,7 @@ async function askForRetake(parent, wishes) {
     if ([404, 405, 410].includes(error.status)) await sendAgain(parent, wishes, here);
     else store.send("askFailed", { problem: error.problem ?? { code: "unexpected", detail: error.message } });
   } finally {
-    asking = false;
+    if (asking === mine) asking = null;
   }
 }
 
@@ -466,7 +472,11 @@ for (const name of ["timeupdate", "seeked"]) {
   view.video.addEventListener(name, () => store.state.phase === "succeeded" && view.drawHead());
 }
 view.video.addEventListener("error", recover);
-view.video.addEventListener("loadeddata", () => { failures = 0; doubted = false; });
+view.video.addEventListener("loadeddata", () => {
+  failures = 0;
+  doubted = !view.video.videoWidth; // only its sound plays: no browser calls that an error
+  if (doubted) recover();
+});
 view.seek.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 0.1, ArrowUp: 0.1, ArrowLeft: -0.1, ArrowDown: -0.1 }[event.key];
   const way = { PageUp: 1, PageDown: -1 }[event.key];
@@ -493,6 +503,8 @@ view.seek.addEventListener("input", () => {
 window.addEventListener("popstate", goToAddress);
 window.addEventListener("hashchange", goToAddress);
 window.addEventListener("beforeunload", (event) => stopUpload && event.preventDefault());
+setInterval(() => document.hidden || renewClips(), RENEW_EVERY_MS); // asks only about clips that have not ended
+document.addEventListener("visibilitychange", () => document.hidden || renewClips());
 clips.onChange(() => view.drawClips(clips.list(), store.state.job?.id));
 
 // ---- go -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ import { createTabs } from "./tabs.js";
 import { bytes, clock, eventWords, kind, list, number, percent, problemWords, say, span, when } from "./words.js";
 
 const FIRST_EVENTS = 12;
+// Notes of the server that the line about the events says in the person's language.
+const MOVED_OUT = "The offset moved every event out of the clip.";
+const ROOM_TONE = "No event was found in the picture; the sound is quiet room tone.";
 const WORKING = new Set(["attaching", "asking", "uploading", "queued", "running", "canceling"]);
 const hook = (name) => document.querySelector(`[data-${name}]`);
 
@@ -46,6 +49,7 @@ export function createView(on) {
     latest = state;
     if (before && state.job?.id !== before.job?.id) {
       showAll = false;
+      captions.clear();
       peaks = null;
       hook("spectrogram").hidden = true;
       tabs.showFirst();
@@ -53,6 +57,7 @@ export function createView(on) {
     for (const part of document.querySelectorAll("[data-owner]")) part.hidden = state.shared !== null;
     for (const part of document.querySelectorAll("[data-guest]")) part.hidden = state.shared === null;
     drawLimits(state.limits);
+    if (phase === "checking") hook("limits").textContent = say("checking", { name: state.file.name });
     if (phase === "refused") drawRefusal(state);
     if (phase === "ready") {
       drawReady(state);
@@ -177,8 +182,8 @@ export function createView(on) {
       : Number.isFinite(sure)
         ? say("resultKind", { ...known, surety: say(`surety.${sure < 0.4 ? "guess" : sure < 0.7 ? "likely" : "sure"}`) })
         : say("resultKindChosen", known);
-    drawEvents(events);
-    const notes = report.notes ?? [];
+    drawEvents(events, report.notes?.includes(MOVED_OUT));
+    const notes = (report.notes ?? []).filter((note) => note !== MOVED_OUT && note !== ROOM_TONE);
     hook("notes").hidden = notes.length === 0;
     hook("notes").replaceChildren(...notes.map((note) => element("li", note)));
     seek.max = report.duration_s ?? video.duration ?? 1;
@@ -197,11 +202,12 @@ export function createView(on) {
     document.querySelector("[data-action=share]").hidden = Boolean(share);
   }
 
-  function drawEvents(events) {
+  function drawEvents(events, movedOut = false) {
     const counts = new Map();
     for (const event of events) counts.set(event.kind, (counts.get(event.kind) ?? 0) + 1);
     const kinds = list([...counts].map(([name, count]) => say("kindCount", { count: number(count), kind: kind(name) })));
-    hook("events-line").textContent = events.length ? say("events", { count: events.length, kinds }) : say("eventsNone");
+    hook("events-line").textContent = events.length ? say("events", { count: events.length, kinds })
+      : say(movedOut ? "eventsOut" : "eventsNone");
     const shown = showAll ? events : events.slice(0, FIRST_EVENTS);
     hook("events").replaceChildren(...shown.map((event) => {
       const words = eventWords(event);
@@ -293,6 +299,7 @@ export function createView(on) {
       mark = `uploading ${quarter}`;
       if (quarter) words = say("announce.quarter", { percent: percent(quarter / 100) });
     } else if (phase === "queued") words = `${words}. ${workLine(phase, null, state.queue)}`;
+    else if (phase === "checking") words = say("checking", { name: state.file.name });
     else if (phase === "ready") words = say("ready", { name: state.facts.name });
     else if (phase === "succeeded") words = say("result");
     else if (["failed", "canceled", "expired", "missing"].includes(phase)) words = hook("problem-title").textContent;
@@ -387,6 +394,9 @@ export function createView(on) {
 function createCaptions(video) {
   let track = null;
   return {
+    clear() {
+      if (track) this.fill([]);
+    },
     fill(events, duration_s) {
       track ??= video.addTextTrack("captions", say("captions"), document.documentElement.lang);
       const mode = track.mode === "disabled" ? "hidden" : track.mode;

@@ -62,6 +62,7 @@ export function bytes(count) {
 /** 62.34 -> "1:02", with tenths "1:02.3". */
 export function clock(seconds, tenths = false) {
   const whole = tenths ? Math.round(seconds * 10) / 10 : Math.round(seconds);
+  if (whole < 0) return `-${clock(-whole, tenths)}`;
   const rest = number(whole % 60, { minimumIntegerDigits: 2, minimumFractionDigits: +tenths, maximumFractionDigits: +tenths });
   return `${Math.floor(whole / 60)}:${rest}`;
 }

@@ -18,7 +18,7 @@ from api_service.api.database import SETUP_LOCK, Database, DatabaseAway
 from api_service.api.outbox import Delivery, Outbox
 from api_service.api.store import Job, JobStore, State
 from s2s.config import Settings
-from s2s.errors import ArtifactError
+from s2s.errors import ArtifactError, UpstreamError
 from s2s.events import Progress, Stage
 from s2s.wire import Problem, Wishes
 
@@ -118,6 +118,19 @@ async def test_events_written_at_once_have_numbers_without_gaps(store):
 async def test_the_same_key_at_once_makes_one_job(store):
     made = await asyncio.gather(*(waiting(store, idempotency_key="once") for _ in range(8)))
     assert len({job.id for job in made}) == 1
+
+
+async def test_a_burst_at_once_stays_within_the_quota(store):
+    def fits(waiting: int, of_owner: int, stored_bytes: int) -> None:
+        if of_owner >= 3 or waiting >= 5:
+            raise UpstreamError("Too many.", code="queue_full")
+
+    sent = [waiting(store, owner=owner, fits=fits) for owner in "aaaaaabbbbbb"]
+    made = await asyncio.gather(*sent, return_exceptions=True)
+    jobs = [job for job in made if isinstance(job, Job)]
+    assert all(isinstance(each, Job | UpstreamError) for each in made)
+    assert len(jobs) == await store.waiting() == 5
+    assert max(sum(job.owner == owner for job in jobs) for owner in "ab") == 3
 
 
 async def test_links_asked_for_at_once_are_one_link_until_it_is_revoked(store):

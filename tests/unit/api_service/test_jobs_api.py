@@ -120,6 +120,25 @@ async def test_waiting_jobs_know_their_place(gateway, model_server, clip):
     assert places == sorted(places, reverse=True)
 
 
+async def test_a_job_that_goes_back_into_the_queue_says_so(gateway, model_server, clip):
+    model_server.go_on.clear()
+    job, store = await send(gateway, clip), gateway.app.state.service.store
+    await model_server.entered.wait()
+    names = []
+    async with gateway.stream("GET", job["links"]["events"]) as following:
+        async for line in following.aiter_lines():
+            if not line.startswith("event: "):
+                continue
+            names.append(line.removeprefix("event: "))
+            if names == ["snapshot"]:
+                await store.release(await store.get(job["id"]), 60.0, counts=False)
+            elif names[-1] == "queued":
+                break
+    await gateway.delete(job["links"]["self"])
+    model_server.go_on.set()
+    assert names[-1] == "queued"
+
+
 async def test_two_clients_never_get_each_others_result(gateway, model_server, tmp_path):
     clips = [make_clip(tmp_path / f"{shade}.mp4", shade) for shade in (10, 60, 110, 160, 210)]
     sent = await asyncio.gather(*(send(gateway, clip) for clip in clips))

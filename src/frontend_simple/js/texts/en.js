@@ -66,6 +66,7 @@ export default {
   resultKind: "{name}, take {seed}. Recognised as {kind}, {surety}.",
   resultKindChosen: "{name}, take {seed}. Kind of sound: {kind}.",
   eventsNone: "Nothing was seen that would make a sound, so the clip has quiet room tone.",
+  eventsOut: "Moved earlier or later like this, no sound is left in the clip.",
   events: ({ count, kinds }) => `${plural(count, "One sound", "# sounds")}: ${kinds}. Press a time to go there.`,
   kindCount: "{count} × {kind}",
   allEvents: "Show all {count}",
